@@ -1,0 +1,223 @@
+"""The seams between the rooms.
+
+Each interface is documented here and nowhere else; implementers are checked by ``verifyObject`` in tests/contract.
+Deferreds fire and fail on the reactor's thread. A failure that is named below is part of the contract; any other is a
+bug of the implementer.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from imserver.model import App, Entry, NewMessage, SignIn, Stored, TimelineKey, Unit, UserKey, UserSettings
+from imserver.protocol.frame import Frame
+
+
+class Unavailable(Exception):
+    """The database (or another engine) could not answer in time, or at all. Nothing is known about the data."""
+
+
+class NotStored(Exception):
+    """The message is not on disk and will not be. Its sender may send it again."""
+
+
+class AlreadyExists(Exception):
+    """What was to be made exists."""
+
+
+class NotFound(Exception):
+    """What was asked for does not exist."""
+
+
+class IConnection(Interface):
+    """One client, whatever its transport, as the domain sees it."""
+
+    number = Attribute("int: names this connection in logs and to operators; never used twice in a process.")
+    address = Attribute("str: where the client connects from.")
+    transport_name = Attribute('str: "tcp" or "websocket".')
+    version = Attribute("int: 0, 1 or 2, the protocol version that the client is answered in.")
+    user = Attribute("UserKey | None: None before sign-in.")
+    appid = Attribute("int: of `user`; 0 before sign-in.")
+    uid = Attribute("int: of `user`; 0 before sign-in.")
+    device = Attribute("int: the device number; 0 for web and unknown devices.")
+    device_id = Attribute("str: the device string, for people.")
+    platform_id = Attribute("int: protocol.commands.Platform, or whatever the client claims.")
+    forbidden = Attribute("bool: may not speak.")
+    notification_on = Attribute("bool: this user's phones are notified although a desktop is on.")
+    room = Attribute("int: the room that the connection is in; 0: none.")
+    closed = Attribute("bool: nothing is read or written any more.")
+    signed_in_at = Attribute("float: seconds since 1970; 0 before sign-in.")
+
+    def enqueue(unit: Unit) -> None:
+        """Send a reply. It is never dropped while the connection lives."""
+
+    def enqueue_many(units: Sequence[Unit]) -> None:
+        """Send replies, in order."""
+
+    def enqueue_non_block(unit: Unit) -> None:
+        """Send something that may be dropped if the client does not take it: the oldest such goes first."""
+
+    def drained() -> Deferred[None] | None:
+        """None while the client takes its replies; else what fires (with None) once it has.
+
+        It also fires when the connection is lost: look at `closed`.
+        """
+
+    def signed_in(sign_in: SignIn, platform: int, device: bytes, version: int) -> None:
+        """The client is who it says; from here on its commands count."""
+
+    def refuse() -> None:
+        """Answer AUTH_STATUS 1, read nothing more, and close a while later."""
+
+    def close(reason: str) -> None:
+        """Close after what is queued has left, or at once where the client takes nothing. Counted by `reason`."""
+
+
+class IClientRegistry(Interface):
+    """Who is connected to this process, and in which rooms. Every method returns at once."""
+
+    def add(connection: IConnection) -> bool:
+        """A connection signed in. True if it is the first of its user."""
+
+    def remove(connection: IConnection) -> bool:
+        """A connection is gone, from its room too. True if it was the last of its user. Unknown ones are no error."""
+
+    def connections_of(user: UserKey) -> Sequence[IConnection]:
+        """The user's connections; not to be kept or changed."""
+
+    def enter_room(connection: IConnection, room: int) -> None:
+        """Move the connection to a room of its app, out of the one it was in."""
+
+    def leave_room(connection: IConnection) -> None:
+        """Take the connection out of its room, if it is in one."""
+
+    def connections_in(appid: int, room: int) -> Collection[IConnection]:
+        """The connections in a room; not to be kept or changed."""
+
+    def is_online(user: UserKey) -> bool:
+        """Does the user count as online for push purposes (protocol.md, Who a connection is)?"""
+
+    def everyone() -> Collection[IConnection]:
+        """All signed-in connections, as a copy."""
+
+
+class ITimelines(Interface):
+    """Messages and their places in timelines, on disk."""
+
+    def store(message: NewMessage) -> Deferred[Stored]:
+        """Store a message in all of its timelines, or in none.
+
+        Messages stored one after the other get rising keys in each timeline, and their Deferreds fire in that order.
+
+        Fires with `Stored` once the message is on disk (fsync). Fails with `NotStored` where it is certain, or as certain
+        as can be, that it is not.
+        """
+
+    def head(timeline: TimelineKey) -> Deferred[int]:
+        """Fires with the key of the newest entry, 1 for an empty timeline. Fails with `Unavailable`."""
+
+    def read(timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
+        """Fires with the entries whose keys are above `after`, oldest first: at most `limit`, and of them no more than
+        fill a page of bytes (but at least one, if there is one). Fails with `Unavailable`."""
+
+
+class ISyncKeys(Interface):
+    """What each user has said to have (SYNC_KEY, GROUP_SYNC_KEY)."""
+
+    def saved_key(user: UserKey, group: int = 0) -> Deferred[int]:
+        """Fires with the saved key of the user's own timeline, or of a super group; 0: none. Fails with `Unavailable`."""
+
+    def save_key(user: UserKey, key: int, group: int = 0) -> Deferred[None]:
+        """Remember a key if it is above the one remembered. Fails with `Unavailable`."""
+
+
+class IDirectory(Interface):
+    """Who is who, as far as clients need it."""
+
+    def sign_in(token: bytes, device: bytes, platform: int) -> Deferred[SignIn | None]:
+        """Fires with who the token stands for, or with None where it stands for nobody.
+
+        A device that was not known gets its number; the user's unread count becomes 0. Fails with `Unavailable`.
+        """
+
+    def set_unread(user: UserKey, count: int) -> Deferred[None]:
+        """Remember the count for the app's badge. Fails with `Unavailable`."""
+
+
+class IAccounts(Interface):
+    """Apps, users and tokens, as those who administer them need it. Every Deferred may fail with `Unavailable`."""
+
+    def create_app(name: str, appid: int | None = None) -> Deferred[tuple[int, str]]:
+        """Fires with the app's id and its secret, which is not kept in clear. Fails with `AlreadyExists`."""
+
+    def apps() -> Deferred[Sequence[App]]:
+        """Fires with all apps, by id."""
+
+    def issue_tokens(appid: int, uids: Sequence[int]) -> Deferred[Sequence[str]]:
+        """Fires with a new token for each uid, in order; they are kept as hashes only. Of a user's tokens the 20 newest
+        stay in force. Fails with `NotFound` where there is no such app."""
+
+    def revoke_token(token: str) -> Deferred[UserKey]:
+        """Fires with the user whose token it was. Fails with `NotFound`."""
+
+    def revoke_tokens(user: UserKey) -> Deferred[int]:
+        """Revoke all of a user's tokens. Fires with how many there were."""
+
+    def settings(user: UserKey) -> Deferred[UserSettings]:
+        """Fires with what is known about a user; the defaults for one never heard of. Fails with `NotFound` where there is
+        no such app."""
+
+    def change_settings(
+        user: UserKey,
+        name: str | None = None,
+        forbidden: bool | None = None,
+        notification_on: bool | None = None,
+    ) -> Deferred[UserSettings]:
+        """Change those that are not None. Fires with all of them. Fails with `NotFound` where there is no such app."""
+
+
+class IBus(Interface):
+    """The other nodes. On one node there are none, and nothing waits for them."""
+
+    def subscribe(user: UserKey) -> Deferred[None] | None:
+        """The user has a first connection here. None, or a Deferred that fires once messages from other nodes arrive."""
+
+    def unsubscribe(user: UserKey) -> None:
+        """The user's last connection here is gone."""
+
+    def publish_to_user(user: UserKey, unit: Unit, device: int) -> None:
+        """For the user's connections on other nodes, but not those with this device number, unless it is 0."""
+
+    def publish_to_room(appid: int, room: int, unit: Unit, origin: UserKey, device: int) -> None:
+        """For a room's connections on other nodes, but not those of this user with this device number, unless it is 0."""
+
+    def online_elsewhere(user: UserKey) -> bool:
+        """Is the user online, for push purposes, on another node?"""
+
+
+class IPushQueue(Interface):
+    """The way to those who are not online."""
+
+    def push(message: NewMessage, receivers: Sequence[UserKey]) -> None:
+        """Hand over a stored message for users who are not online. Returns at once and never raises."""
+
+
+class IChat(Interface):
+    """What a connection does with the frames of its client."""
+
+    def stores(command: int) -> bool:
+        """Does this command store, so that the next one need not wait for it?"""
+
+    def handle(connection: IConnection, frame: Frame) -> Deferred[None] | None:
+        """Carry out a command. None if that is done, else a Deferred that fires (with None) when it is.
+
+        Raises `ProtocolError` where the frame is not a client's to send, or its body too short. The Deferred never fails.
+        """
+
+    def lost(connection: IConnection) -> None:
+        """The connection is gone."""
+
+
+#: Gives seconds since 1970.
+WallClock = Callable[[], float]

@@ -1,0 +1,164 @@
+"""The values that cross rooms: who, where in a timeline, what is stored. No behaviour beyond their own arithmetic."""
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import msgspec
+
+from imserver.protocol.frame import OutFrame
+
+#: Where a timeline without entries stands (protocol.md, Timelines and sync keys).
+EMPTY_TIMELINE: Final = 1
+#: The most entries that one answer to SYNC or SYNC_GROUP holds (protocol.md, the same).
+SYNC_ENTRIES: Final = 3000
+#: Sync keys, uids and group ids stay below this, since JavaScript reads them as doubles.
+SAFE_INTEGER: Final = 2**53
+
+
+class UserKey(NamedTuple):
+    """A user of an app. Users of other apps with the same uid are somebody else."""
+
+    appid: int
+    uid: int
+
+
+class TimelineKind(IntEnum):
+    USER = 0
+    GROUP = 1
+
+
+class TimelineKey(NamedTuple):
+    """Whose timeline: a user's, or a super group's."""
+
+    appid: int
+    kind: TimelineKind
+    owner: int
+
+
+def user_timeline(user: UserKey) -> TimelineKey:
+    return TimelineKey(user.appid, TimelineKind.USER, user.uid)
+
+
+class Entry(NamedTuple):
+    """One entry of a timeline, as a reader gets it."""
+
+    key: int
+    command: int
+    flag: int
+    #: The message's body in the layout of the newest protocol version.
+    body: bytes
+    #: The device number that the owner of the timeline sent it from; 0: sent by another, or from no known device.
+    device: int
+
+
+class Resend(NamedTuple):
+    """How a message is recognised when its client sends it again (protocol.md, Resending)."""
+
+    digest: bytes
+    #: Seconds for which a second message of this digest counts as the same.
+    window: int
+
+
+class NewMessage(msgspec.Struct, frozen=True):
+    """A message on its way into storage."""
+
+    command: int
+    flag: int
+    #: In the layout of the newest protocol version.
+    body: bytes
+    #: Seconds since 1970.
+    created: int
+    #: The timelines that get an entry, each once. The first is the one whose key goes into METADATA of the ACK.
+    timelines: tuple[TimelineKey, ...]
+    #: The device number that it was sent from; it marks the entry of the first timeline.
+    device: int = 0
+    resend: Resend | None = None
+
+
+class Stored(NamedTuple):
+    """What became of a `NewMessage`. It is on disk."""
+
+    #: The message's id in the database.
+    message: int
+    #: A key for each of the timelines, in their order. Of a resend only the first timeline's.
+    keys: tuple[int, ...]
+    #: It had been stored before: nothing was added, nobody is to be told but the sender.
+    resent: bool = False
+
+
+class Unit:
+    """Frames that leave together or not at all (METADATA and its message), shared by all connections they go to.
+
+    ``timeline`` and ``notify`` are set where the unit pushes a stored entry: whoever loses it gets ``notify``
+    (SYNC_NOTIFY) instead, the newest of each timeline.
+    """
+
+    __slots__ = ("frames", "notify", "size", "timeline")
+
+    def __init__(
+        self,
+        frames: tuple[OutFrame, ...],
+        timeline: TimelineKey | None = None,
+        notify: OutFrame | None = None,
+    ) -> None:
+        self.frames = frames
+        self.timeline = timeline
+        self.notify = notify
+        size = 0
+        for frame in frames:
+            size += frame.size
+        #: Bytes on the wire, at most.
+        self.size = size
+
+
+class SignIn(NamedTuple):
+    """Who a token stands for, on which device, with which settings."""
+
+    user: UserKey
+    #: protocol.md, Who a connection is: the device number.
+    device: int
+    forbidden: bool = False
+    notification_on: bool = False
+
+
+class UserSettings(msgspec.Struct, frozen=True):
+    """What the server knows about a user besides messages."""
+
+    user: UserKey
+    name: str = ""
+    forbidden: bool = False
+    notification_on: bool = False
+    unread: int = 0
+    #: Tokens that are in force.
+    tokens: int = 0
+
+
+class App(msgspec.Struct, frozen=True):
+    appid: int
+    name: str
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one server and one client may cost. 0 means no limit where a limit of 0 would make no sense."""
+
+    connections: int = 100_000
+    connections_per_address: int = 20_000
+    sign_in_seconds: float = 30.0
+    failed_sign_ins_per_address: int = 300
+    refused_hold_seconds: float = 5.0
+    idle_seconds: float = 360.0
+    unfinished_commands: int = 64
+    messages_per_second: int = 3_000
+    bytes_per_second: int = 8 * 1024 * 1024
+    queue_messages: int = 1_000
+    queue_bytes: int = 1024 * 1024
+    reply_bytes: int = 256 * 1024
+    stalled_seconds: float = 60.0
+    websocket_handshake_seconds: float = 10.0
+    storage_messages: int = 10_000
+    storage_bytes: int = 64 * 1024 * 1024
+    storage_seconds: float = 4.0
+    read_seconds: float = 3.0
+    page_bytes: int = 256 * 1024
+
+
