@@ -300,10 +300,10 @@ class Customer(Message, frozen=True, gc=False):
     @classmethod
     def decode(cls, body: bytes, version: int) -> Self:
         try:
-            head = _CUSTOMER_HEAD.unpack_from(body)
+            a, b, c, d, timestamp = _CUSTOMER_HEAD.unpack_from(body)
         except StructError:
             raise _short(cls.command, body) from None
-        return cls(*head, body[36:])
+        return cls(a, b, c, d, timestamp, body[36:])
 
     def encode(self, version: int) -> bytes:
         return (
@@ -330,16 +330,14 @@ class CustomerV2(Message, frozen=True, gc=False):
     @classmethod
     def decode(cls, body: bytes, version: int) -> Self:
         try:
-            head = _CUSTOMER_HEAD.unpack_from(body)
+            a, b, c, d, timestamp = _CUSTOMER_HEAD.unpack_from(body)
         except StructError:
             raise _short(cls.command, body) from None
-        return cls(*head, body[36:])
+        return cls(a, b, c, d, timestamp, body[36:])
 
     def encode(self, version: int) -> bytes:
         return (
-            _CUSTOMER_HEAD.pack(
-                self.sender_appid, self.sender, self.receiver_appid, self.receiver, self.timestamp
-            )
+            _CUSTOMER_HEAD.pack(self.sender_appid, self.sender, self.receiver_appid, self.receiver, self.timestamp)
             + self.content
         )
 

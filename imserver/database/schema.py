@@ -1,0 +1,117 @@
+"""The tables. What stands here and what the migrations build is kept equal by a test.
+
+`message`, `entry`, `timeline`, `resend` and `saved_key` are storage's; `app`, `token`, `user` and `device` the directory's.
+"""
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table
+from sqlalchemy.dialects import mysql
+
+metadata = MetaData()
+
+#: SQLite numbers rows by themselves only in a column of exactly this type.
+_RowNumber = BigInteger().with_variant(Integer(), "sqlite")
+#: MySQL takes a binary column into a key only if its length is known.
+_Digest16 = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
+_Digest32 = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+_Device = LargeBinary(255).with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
+
+#: Each message once, however many timelines it stands in.
+message = Table(
+    "message",
+    metadata,
+    Column("id", _RowNumber, primary_key=True, autoincrement=True),
+    Column("command", SmallInteger, nullable=False),
+    Column("flag", SmallInteger, nullable=False),
+    Column("created", BigInteger, nullable=False, comment="seconds since 1970"),
+    Column("body", LargeBinary, nullable=False, comment="layout of protocol version 2"),
+)
+
+#: A message's place in a timeline.
+entry = Table(
+    "entry",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False, comment="0 user, 1 super group"),
+    Column("owner", BigInteger, primary_key=True, autoincrement=False, comment="uid or group id"),
+    Column("sync_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("message", BigInteger, nullable=False),
+    Column("device", BigInteger, nullable=False, comment="the owner's device that sent it, or 0"),
+    sqlite_with_rowid=False,
+)
+
+#: The key of the newest entry. No row: 1, an empty timeline.
+timeline = Table(
+    "timeline",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False),
+    Column("owner", BigInteger, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: By what a message is recognised when it comes again.
+resend = Table(
+    "resend",
+    metadata,
+    Column("digest", _Digest16, primary_key=True),
+    Column("message", BigInteger, nullable=False),
+    Column("sync_key", BigInteger, nullable=False, comment="in the timeline whose key the ACK carries"),
+    Column("expires", BigInteger, nullable=False, comment="seconds since 1970"),
+    Index("resend_expires", "expires"),
+    sqlite_with_rowid=False,
+)
+
+#: What a user has said to have.
+saved_key = Table(
+    "saved_key",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False, comment="0: the user's own timeline"),
+    Column("sync_key", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+app = Table(
+    "app",
+    metadata,
+    Column("appid", _RowNumber, primary_key=True, autoincrement=True),
+    Column("name", String(255), nullable=False),
+    Column("secret_sha256", _Digest32, nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+
+token = Table(
+    "token",
+    metadata,
+    Column("sha256", _Digest32, primary_key=True),
+    Column("appid", BigInteger, nullable=False),
+    Column("uid", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Index("token_user", "appid", "uid"),
+    sqlite_with_rowid=False,
+)
+
+#: Users of whom something is known. A user without a row has the defaults.
+user = Table(
+    "user",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String(255), nullable=False, server_default=""),
+    Column("forbidden", SmallInteger, nullable=False, server_default="0"),
+    Column("notification_on", SmallInteger, nullable=False, server_default="0"),
+    Column("unread", Integer, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+)
+
+#: protocol.md, Who a connection is: the n-th distinct (device string, platform) pair gets n.
+device = Table(
+    "device",
+    metadata,
+    Column("number", _RowNumber, primary_key=True, autoincrement=True),
+    Column("device", _Device, nullable=False),
+    Column("platform", SmallInteger, nullable=False),
+    Index("device_pair", "device", "platform", unique=True),
+)
