@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from imserver.model import App, Entry, NewMessage, SignIn, Stored, TimelineKey, Unit, UserKey, UserSettings
+from imserver.model import App, Entry, NewMessage, Push, SignIn, Stored, TimelineKey, Unit, UserKey, UserSettings
 from imserver.protocol.frame import Frame
 
 
@@ -55,7 +55,7 @@ class IConnection(Interface):
     def enqueue_many(units: Sequence[Unit]) -> None:
         """Send replies, in order."""
 
-    def enqueue_non_block(unit: Unit) -> None:
+    def enqueue_non_block(push: Push) -> None:
         """Send something that may be dropped if the client does not take it: the oldest such goes first."""
 
     def drained() -> Deferred[None] | None:
@@ -64,11 +64,17 @@ class IConnection(Interface):
         It also fires when the connection is lost: look at `closed`.
         """
 
+    def may_sign_in() -> bool:
+        """False where too many sign-ins from this address have failed lately."""
+
     def signed_in(sign_in: SignIn, platform: int, device: bytes, version: int) -> None:
         """The client is who it says; from here on its commands count."""
 
     def refuse() -> None:
-        """Answer AUTH_STATUS 1, read nothing more, and close a while later."""
+        """Answer AUTH_STATUS 1, then as `close_later`. Counts against the address."""
+
+    def close_later(reason: str) -> None:
+        """Read nothing more, and close a while later: a client that reconnects at once, for ever, is held that long."""
 
     def close(reason: str) -> None:
         """Close after what is queued has left, or at once where the client takes nothing. Counted by `reason`."""
@@ -165,8 +171,8 @@ class IAccounts(Interface):
         """Revoke all of a user's tokens. Fires with how many there were."""
 
     def settings(user: UserKey) -> Deferred[UserSettings]:
-        """Fires with what is known about a user; the defaults for one never heard of. Fails with `NotFound` where there is
-        no such app."""
+        """Fires with what is known about a user; the defaults for one never heard of. Fails with `NotFound` where
+        there is no such app."""
 
     def change_settings(
         user: UserKey,
@@ -181,16 +187,16 @@ class IBus(Interface):
     """The other nodes. On one node there are none, and nothing waits for them."""
 
     def subscribe(user: UserKey) -> Deferred[None] | None:
-        """The user has a first connection here. None, or a Deferred that fires once messages from other nodes arrive."""
+        """The user has a first connection here. None, or what fires once messages from other nodes arrive."""
 
     def unsubscribe(user: UserKey) -> None:
         """The user's last connection here is gone."""
 
-    def publish_to_user(user: UserKey, unit: Unit, device: int) -> None:
+    def publish_to_user(user: UserKey, push: Push, device: int) -> None:
         """For the user's connections on other nodes, but not those with this device number, unless it is 0."""
 
-    def publish_to_room(appid: int, room: int, unit: Unit, origin: UserKey, device: int) -> None:
-        """For a room's connections on other nodes, but not those of this user with this device number, unless it is 0."""
+    def publish_to_room(appid: int, room: int, push: Push, origin: UserKey, device: int) -> None:
+        """For a room's connections on other nodes, but not this user's with this device number, unless it is 0."""
 
     def online_elsewhere(user: UserKey) -> bool:
         """Is the user online, for push purposes, on another node?"""
@@ -212,7 +218,8 @@ class IChat(Interface):
     def handle(connection: IConnection, frame: Frame) -> Deferred[None] | None:
         """Carry out a command. None if that is done, else a Deferred that fires (with None) when it is.
 
-        Raises `ProtocolError` where the frame is not a client's to send, or its body too short. The Deferred never fails.
+        Raises `ProtocolError` where the frame is not a client's to send, or its body too short. The Deferred never
+        fails.
         """
 
     def lost(connection: IConnection) -> None:

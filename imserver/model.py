@@ -87,13 +87,27 @@ class Stored(NamedTuple):
 
 
 class Unit:
-    """Frames that leave together or not at all (METADATA and its message), shared by all connections they go to.
+    """Frames that leave together or not at all, encoded once and shared by all connections they go to."""
 
-    ``timeline`` and ``notify`` are set where the unit pushes a stored entry: whoever loses it gets ``notify``
-    (SYNC_NOTIFY) instead, the newest of each timeline.
+    __slots__ = ("frames", "size")
+
+    def __init__(self, frames: tuple[OutFrame, ...]) -> None:
+        self.frames = frames
+        size = 0
+        for frame in frames:
+            size += frame.size
+        #: Bytes on the wire, at most.
+        self.size = size
+
+
+class Push(Unit):
+    """A unit that may be dropped where a client does not take it.
+
+    ``timeline`` and ``notify`` are set where it pushes a stored entry: whoever loses it gets ``notify`` (SYNC_NOTIFY)
+    instead, the newest of each timeline.
     """
 
-    __slots__ = ("frames", "notify", "size", "timeline")
+    __slots__ = ("notify", "timeline")
 
     def __init__(
         self,
@@ -107,7 +121,6 @@ class Unit:
         size = 0
         for frame in frames:
             size += frame.size
-        #: Bytes on the wire, at most.
         self.size = size
 
 
@@ -160,5 +173,3 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage_seconds: float = 4.0
     read_seconds: float = 3.0
     page_bytes: int = 256 * 1024
-
-

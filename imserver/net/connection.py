@@ -1,0 +1,387 @@
+"""One client, whatever its transport: who it is, whose turn it is among its commands, and what it may cost."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, ClassVar, Final
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from imserver.interfaces import IChat, IConnection, WallClock
+from imserver.metrics import Metrics
+from imserver.model import Limits, SignIn, Unit, UserKey
+from imserver.net.limits import Admission
+from imserver.net.outqueue import FlushSchedule, OutQueue
+from imserver.protocol.commands import NEWEST_VERSION
+from imserver.protocol.errors import ProtocolError
+from imserver.protocol.frame import Frame, FrameDecoder
+from imserver.protocol.messages import AuthStatus
+
+#: Bytes that may wait undecoded before reading stops. (One read of the transport, 64 KiB, can come on top.)
+_UNDECODED: Final = 16384
+#: Seconds of its pace that a client may be ahead.
+_BURST: Final = 1.0
+#: Seconds for which reading stops at least, so that pausing stays cheap.
+_BREATH: Final = 0.02
+#: Seconds that a closing connection gets to take what is queued.
+_LINGER: Final = 5.0
+_REFUSED: Final = Unit((AuthStatus(1).frame(),))
+
+
+class Listeners:
+    """What the connections of all transports share, and all of them."""
+
+    def __init__(
+        self,
+        chat: IChat,
+        limits: Limits,
+        metrics: Metrics,
+        clock: IReactorTime,
+        now: WallClock,
+    ) -> None:
+        self.chat = chat
+        self.limits = limits
+        self.metrics = metrics
+        self.clock = clock
+        self.now = now
+        self.admission = Admission(limits, metrics, clock)
+        self.schedule = FlushSchedule(clock)
+        self.numbers: Iterator[int] = count(1)
+        self.connections: set[Connection] = set()
+        self._sweeping = LoopingCall(self.sweep)
+        self._sweeping.clock = clock
+        metrics.connections.read = self._count
+
+    def start(self) -> None:
+        self._sweeping.start(1.0, now=False)
+
+    def stop(self) -> None:
+        if self._sweeping.running:
+            self._sweeping.stop()
+
+    def sweep(self) -> None:
+        """Once a second: find the connections whose time is up. One loop, rather than a timer for each of them."""
+        now = self.clock.seconds()
+        for connection in [c for c in self.connections if c.deadline <= now]:
+            connection.overdue(now)
+
+    def _count(self) -> dict[str, float]:
+        counts: dict[str, float] = {"tcp": 0, "websocket": 0}
+        for connection in self.connections:
+            counts[connection.transport_name] += 1
+        return counts
+
+
+@implementer(IConnection, IPushProducer)
+class Connection(OutQueue):
+    """See `IConnection`. The transport calls `data_received`, `connection_lost` and the producer's methods."""
+
+    __slots__ = (
+        "_ahead_until",
+        "_decoder",
+        "_frame_held",
+        "_heard_at",
+        "_listeners",
+        "_pause_reason",
+        "_reading_stopped",
+        "_resume_call",
+        "_stalled_since",
+        "_turn_taken",
+        "_unfinished",
+        "_unsent",
+        "_working",
+        "address",
+        "appid",
+        "deadline",
+        "device",
+        "device_id",
+        "forbidden",
+        "notification_on",
+        "number",
+        "platform_id",
+        "room",
+        "signed_in_at",
+        "uid",
+        "user",
+    )
+
+    _log = Logger()
+
+    transport_name: ClassVar[str]
+
+    def __init__(self, transport: Any, address: str, listeners: Listeners) -> None:
+        super().__init__(transport, listeners.schedule, listeners.limits, listeners.metrics)
+        self._listeners = listeners
+        self.number = next(listeners.numbers)
+        self.address = address
+        self.user: UserKey | None = None
+        self.appid = 0
+        self.uid = 0
+        self.device = 0
+        self.device_id = ""
+        self.platform_id = 0
+        self.forbidden = False
+        self.notification_on = False
+        self.room = 0
+        self.signed_in_at = 0.0
+        self._decoder = FrameDecoder()
+        #: A frame whose turn has not come.
+        self._frame_held: Frame | None = None
+        #: Commands that store, under way.
+        self._unfinished = 0
+        #: A command that does not store is under way: all others wait for it.
+        self._turn_taken = False
+        self._working = False
+        #: Why nothing more will ever be read; "" while it may.
+        self._reading_stopped = ""
+        self._pause_reason = ""
+        self._ahead_until = 0.0
+        self._resume_call: Any = None
+        now = listeners.clock.seconds()
+        self._heard_at = now
+        self._stalled_since = 0.0
+        self._unsent = 0
+        #: When `overdue` is to look at this connection, at the latest.
+        self.deadline = now + listeners.limits.sign_in_seconds
+        listeners.connections.add(self)
+        listeners.metrics.accepted.inc(self.transport_name)
+
+    # Coming in.
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of frames, in any split."""
+        if self.closed or self._reading_stopped:
+            return
+        self._decoder.feed(data)
+        self._charge(len(data))
+        self._work()
+
+    def _work(self) -> None:
+        """Carry out commands for as long as it is their turn."""
+        if self._working:
+            return  # a command that finished at once; the loop below goes on with the next
+        self._working = True
+        done = 0
+        try:
+            while not self._turn_taken and not self._reading_stopped:
+                frame = self._frame_held or self._decoder.next_frame()
+                if frame is None or not self._begin(frame):
+                    self._frame_held = frame
+                    break
+                self._frame_held = None
+                done += 1
+        except ProtocolError as error:
+            self.protocol_error(error)
+        finally:
+            self._working = False
+        if done:
+            self._charge_messages(done)
+        self._pace_reading()
+
+    def _begin(self, frame: Frame) -> bool:
+        """Carry out one command, unless its turn has not come."""
+        listeners = self._listeners
+        stores = listeners.chat.stores(frame.command)
+        if self._unfinished and not (stores and self._unfinished < self._limits.unfinished_commands):
+            return False
+        if self.user is None:
+            self.version = min(frame.version, NEWEST_VERSION)
+        self._metrics.frames_in.counts[frame.command] += 1
+        under_way = listeners.chat.handle(self, frame)
+        if under_way is None:
+            return True
+        if stores:
+            self._unfinished += 1
+            under_way.addCallback(self._stored)
+        else:
+            self._turn_taken = True
+            under_way.addCallback(self._turn_over)
+        return True
+
+    def _stored(self, _: None) -> None:
+        self._unfinished -= 1
+        if self._frame_held is not None and not self.closed:
+            self._work()
+
+    def _turn_over(self, _: None) -> None:
+        self._turn_taken = False
+        if not self.closed:
+            self._work()
+
+    def protocol_error(self, error: ProtocolError) -> None:
+        """The peer sent what the protocol forbids."""
+        self._metrics.protocol_errors.inc(error.kind)
+        self._log.debug(
+            "connection {number} from {address} breaks the protocol: {reason}",
+            number=self.number,
+            address=self.address,
+            reason=error.text,
+        )
+        self.close("protocol")
+
+    # How fast it may come in.
+
+    def _charge(self, size: int) -> None:
+        """Note when the client was last heard, and what its bytes are worth of its time."""
+        now = self._listeners.clock.seconds()
+        self._heard_at = now
+        rate = self._limits.bytes_per_second
+        if rate:
+            self._ahead_until = max(self._ahead_until, now) + size / rate
+
+    def _charge_messages(self, number: int) -> None:
+        rate = self._limits.messages_per_second
+        if rate:
+            self._ahead_until = max(self._ahead_until, self._heard_at) + number / rate
+
+    def _pace_reading(self) -> None:
+        """Stop reading while the client may not go on, and go on when it may: its own TCP window is the queue."""
+        if self.closed or self._reading_stopped:
+            return
+        if len(self._decoder) > _UNDECODED:
+            reason = "unfinished"
+        elif self._reply_bytes > self._limits.reply_bytes:
+            reason = "replies"
+        elif self._ahead_until - self._heard_at > _BURST and self._is_ahead():
+            reason = "rate"
+        else:
+            reason = ""
+        if reason == self._pause_reason:
+            return
+        if reason == "replies":
+            taken = self.drained()
+            if taken is not None:
+                taken.addCallback(self._replies_taken)
+        if reason:
+            self._metrics.read_pauses.inc(reason)
+            if not self._pause_reason:
+                self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+        self._pause_reason = reason
+
+    def _is_ahead(self) -> bool:
+        """Is the client ahead of its pace now? If so, a timer looks again when it no longer is."""
+        clock = self._listeners.clock
+        too_far = self._ahead_until - clock.seconds() - _BURST
+        if too_far <= 0:
+            return False
+        if self._resume_call is None:
+            self._resume_call = clock.callLater(too_far + _BREATH, self._paced)
+        return True
+
+    def _paced(self) -> None:
+        self._resume_call = None
+        self._pace_reading()
+
+    def _replies_taken(self, _: None) -> None:
+        if not self.closed:
+            self._work()
+
+    # Who it is.
+
+    def may_sign_in(self) -> bool:
+        return self._listeners.admission.may_sign_in(self.address)
+
+    def signed_in(self, sign_in: SignIn, platform: int, device: bytes, version: int) -> None:
+        self.user = sign_in.user
+        self.appid, self.uid = sign_in.user
+        self.device = sign_in.device
+        self.forbidden = sign_in.forbidden
+        self.notification_on = sign_in.notification_on
+        self.platform_id = platform
+        self.device_id = device.decode("utf-8", "backslashreplace")
+        self.version = min(version, NEWEST_VERSION)
+        self.signed_in_at = self._listeners.now()
+        self.deadline = self._listeners.clock.seconds() + self._limits.idle_seconds
+
+    # Its end.
+
+    def refuse(self) -> None:
+        self._listeners.admission.sign_in_failed(self.address)
+        self.enqueue(_REFUSED)
+        self.close_later("refused")
+
+    def close_later(self, reason: str) -> None:
+        if self.closed or self._reading_stopped:
+            return
+        self._stop_reading(reason)
+        self.deadline = self._listeners.clock.seconds() + self._limits.refused_hold_seconds
+
+    def _stop_reading(self, reason: str) -> None:
+        self._reading_stopped = reason
+        self._frame_held = None
+        self._decoder = FrameDecoder()
+        self.transport.pauseProducing()
+
+    def close(self, reason: str) -> None:
+        if self.closed:
+            return
+        self._metrics.closed.inc(reason)
+        self.flush()
+        if self._write_paused:
+            self.write_failed()
+            return
+        self.discard()
+        self.deadline = self._listeners.clock.seconds() + _LINGER
+        self.lose_transport(reason)
+
+    def lose_transport(self, reason: str) -> None:
+        """Say good-bye in the transport's own way, after what was written has left."""
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        now = self._listeners.clock.seconds()
+        self._stalled_since = now
+        self._unsent = _unsent_bytes(self.transport)
+        self.deadline = min(self.deadline, now + self._limits.stalled_seconds)
+
+    def overdue(self, now: float) -> None:
+        """Close if this connection's time is up; else say when to look again."""
+        limits = self._limits
+        if self.closed:  # it had its time to take what was left
+            self.transport.abortConnection()
+            self.deadline = now + _LINGER
+        elif self._reading_stopped:
+            self.close(self._reading_stopped)
+        elif self.user is None and not self._turn_taken:
+            self.close("sign_in_timeout")
+        elif not self._pause_reason and now - self._heard_at >= limits.idle_seconds:
+            self.close("idle")
+        elif self._write_paused and self._takes_nothing(now):
+            self._metrics.closed.inc("stalled")
+            self.write_failed()
+        else:
+            self.deadline = now + min(limits.idle_seconds - (now - self._heard_at), limits.stalled_seconds / 4)
+
+    def _takes_nothing(self, now: float) -> bool:
+        """Has the client not taken a byte for the time that it has for that?"""
+        unsent = _unsent_bytes(self.transport)
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._stalled_since = now
+        return now - self._stalled_since >= self._limits.stalled_seconds
+
+    def connection_lost(self) -> None:
+        """The transport is gone, whoever ended it."""
+        listeners = self._listeners
+        self.discard()
+        if self._resume_call is not None:
+            self._resume_call.cancel()
+            self._resume_call = None
+        self._frame_held = None
+        self._decoder = FrameDecoder()
+        listeners.connections.discard(self)
+        listeners.admission.release(self.address)
+        listeners.chat.lost(self)
+
+
+def _unsent_bytes(transport: Any) -> int:
+    """Bytes that the kernel has not taken yet, so that progress of a slow client is seen. 0 where nobody can tell."""
+    transport = getattr(transport, "transport", transport)  # under TLS: the TCP transport
+    buffer = getattr(transport, "dataBuffer", b"")
+    return len(buffer) - getattr(transport, "offset", 0) + getattr(transport, "_tempDataLen", 0)

@@ -1,0 +1,237 @@
+"""What is to leave on one connection: capped, numbered, joined into few writes, stopped while nobody takes it."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, ClassVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from imserver.metrics import Metrics
+from imserver.model import Limits, Push, TimelineKey, Unit
+from imserver.protocol.frame import OutFrame, join_frames
+
+#: Bytes of one write. A transport takes about two of them before it says pause: that much is lost to dropping.
+_SLICE = 65536
+
+_frames_of = chain.from_iterable
+
+
+class FlushSchedule:
+    """One `callLater(0)` for all queues that have something to write.
+
+    A room message makes a thousand queues ready in one turn of the reactor; one timer serves them all.
+    """
+
+    _log = Logger()
+
+    __slots__ = ("_clock", "_ready")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._ready: list[OutQueue] = []
+
+    def add(self, queue: "OutQueue") -> None:
+        if not self._ready:
+            self._clock.callLater(0, self._flush)
+        self._ready.append(queue)
+
+    def _flush(self) -> None:
+        ready, self._ready = self._ready, []
+        for queue in ready:
+            try:
+                queue.flush()
+            except Exception:  # one connection's trouble must not keep a thousand others waiting
+                self._log.failure("writing to a connection failed")
+                queue.write_failed()
+
+
+class OutQueue:
+    """The outgoing half of a connection.
+
+    Replies (`enqueue`) are never dropped; pushes (`enqueue_non_block`) are, the oldest first, when there are more than
+    their caps allow. All leave in the order in which they came.
+    """
+
+    __slots__ = (
+        "_dropped",
+        "_first_push",
+        "_limits",
+        "_metrics",
+        "_push_bytes",
+        "_pushes",
+        "_queue",
+        "_reply_bytes",
+        "_schedule",
+        "_scheduled",
+        "_seq",
+        "_waiting_for_drain",
+        "_write_paused",
+        "closed",
+        "transport",
+        "version",
+    )
+
+    #: Gives the bytes that the transport wants before a frame of so many bytes.
+    envelope: ClassVar[Callable[[int], bytes] | None] = None
+
+    def __init__(self, transport: Any, schedule: FlushSchedule, limits: Limits, metrics: Metrics) -> None:
+        self.transport = transport
+        self.version = 0
+        self.closed = False
+        self._schedule = schedule
+        self._limits = limits
+        self._metrics = metrics
+        self._queue: list[Unit] = []
+        self._seq = 0
+        self._pushes = 0
+        self._push_bytes = 0
+        self._reply_bytes = 0
+        #: Nothing before this index is a push.
+        self._first_push = 0
+        #: SYNC_NOTIFY of the newest dropped entry of each timeline.
+        self._dropped: dict[TimelineKey, OutFrame] | None = None
+        self._scheduled = False
+        self._write_paused = False
+        self._waiting_for_drain: Deferred[None] | None = None
+
+    def enqueue(self, unit: Unit) -> None:
+        if self.closed:
+            return
+        self._queue.append(unit)
+        self._reply_bytes += unit.size
+        if not self._scheduled:
+            self._scheduled = True
+            self._schedule.add(self)
+
+    def enqueue_many(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            self.enqueue(unit)
+
+    def enqueue_non_block(self, push: Push) -> None:
+        if self.closed:
+            return
+        self._queue.append(push)
+        self._pushes += 1
+        self._push_bytes += push.size
+        if self._pushes > self._limits.queue_messages or self._push_bytes > self._limits.queue_bytes:
+            self._drop_oldest()
+        if not self._scheduled:
+            self._scheduled = True
+            self._schedule.add(self)
+
+    def drained(self) -> Deferred[None] | None:
+        if self.closed or (not self._reply_bytes and not self._write_paused):
+            return None
+        if self._waiting_for_drain is None:
+            self._waiting_for_drain = Deferred()
+        return self._waiting_for_drain
+
+    def flush(self) -> None:
+        """Write what waits, in slices, until the transport says pause."""
+        self._scheduled = False
+        if self._write_paused or self.closed:
+            return
+        if self._dropped is not None:
+            self._notify_dropped()
+        queue = self._queue
+        if self._push_bytes + self._reply_bytes <= _SLICE:
+            self._queue = []
+            self._pushes = self._push_bytes = self._reply_bytes = self._first_push = 0
+            self._write(queue)
+        else:
+            while queue and not self._write_paused:
+                self._write(self._next_slice())
+        if not self._reply_bytes and not self._write_paused:
+            self._fire_drained()
+
+    def _next_slice(self) -> list[Unit]:
+        queue = self._queue
+        size = count = 0
+        for unit in queue:
+            size += unit.size
+            count += 1
+            if size >= _SLICE:
+                break
+        taken = queue[:count]
+        del queue[:count]
+        self._first_push = 0
+        for unit in taken:
+            if isinstance(unit, Push):
+                self._pushes -= 1
+                self._push_bytes -= unit.size
+            else:
+                self._reply_bytes -= unit.size
+        return taken
+
+    def _write(self, units: list[Unit]) -> None:
+        frames = list(_frames_of([unit.frames for unit in units]))
+        data, self._seq = join_frames(frames, self._seq, self.version, self.envelope)
+        counts = self._metrics.frames_out.counts
+        for frame in frames:
+            counts[frame.command] += 1
+        self.transport.write(data)
+
+    def _drop_oldest(self) -> None:
+        queue, limits = self._queue, self._limits
+        at = self._first_push
+        while self._pushes > limits.queue_messages or (self._push_bytes > limits.queue_bytes and self._pushes > 1):
+            push = queue[at]
+            if not isinstance(push, Push):
+                at += 1
+                continue
+            del queue[at]
+            self._pushes -= 1
+            self._push_bytes -= push.size
+            if push.timeline is not None and push.notify is not None:
+                if self._dropped is None:
+                    self._dropped = {}
+                self._dropped[push.timeline] = push.notify
+                self._metrics.queue_drops.inc("stored")
+            else:
+                self._metrics.queue_drops.inc("live")
+        self._first_push = at
+
+    def _notify_dropped(self) -> None:
+        """Before what is left: it is newer than what was dropped, and brings its own SYNC_NOTIFY."""
+        dropped, self._dropped = self._dropped or {}, None
+        notify = Unit(tuple(dropped.values()))
+        self._queue.insert(0, notify)
+        self._reply_bytes += notify.size
+        self._first_push = 0
+
+    def _fire_drained(self) -> None:
+        waiting, self._waiting_for_drain = self._waiting_for_drain, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def discard(self) -> None:
+        """Nothing leaves any more: let go of all that waits, and of who waits for it."""
+        self.closed = True
+        self._queue = []
+        self._pushes = self._push_bytes = self._reply_bytes = 0
+        self._dropped = None
+        self._fire_drained()
+
+    def write_failed(self) -> None:
+        """Nothing more can be written: end the connection at once."""
+        self.discard()
+        self.transport.abortConnection()
+
+    # IPushProducer: the transport tells whether the client takes bytes.
+
+    def pauseProducing(self) -> None:
+        self._write_paused = True
+
+    def resumeProducing(self) -> None:
+        self._write_paused = False
+        if self._queue or self._dropped is not None:
+            if not self._scheduled:
+                self._scheduled = True
+                self._schedule.add(self)
+        else:
+            self._fire_drained()
+
+    def stopProducing(self) -> None:
+        """The transport is gone; `connectionLost` follows."""

@@ -1,0 +1,52 @@
+"""Frames over TCP, as they come: a thin adapter between a Twisted transport and a `Connection`."""
+
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.python.failure import Failure
+
+from imserver.net.connection import Connection, Listeners
+
+
+class TcpConnection(Connection):
+    __slots__ = ()
+
+    transport_name = "tcp"
+
+
+class TcpProtocol(Protocol):
+    """Hands bytes to its connection."""
+
+    connection: Connection
+
+    def __init__(self, address: str, listeners: Listeners) -> None:
+        self._address = address
+        self._listeners = listeners
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        if hasattr(transport, "setTcpNoDelay"):  # not a unix socket
+            transport.setTcpNoDelay(True)
+        self.connection = TcpConnection(transport, self._address, self._listeners)
+        transport.registerProducer(self.connection, True)
+        # From here on the connection takes the bytes itself: one call less for each read.
+        self.dataReceived = self.connection.data_received  # type: ignore[method-assign]  # that is the point
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        del self.dataReceived  # the two would keep each other alive until the next full garbage collection
+        self.connection.connection_lost()
+
+
+class TcpFactory(ServerFactory):
+    noisy = False
+
+    def __init__(self, listeners: Listeners) -> None:
+        self._listeners = listeners
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        """None, which makes Twisted close the connection, where it may not come."""
+        address = getattr(addr, "host", "local")
+        if not self._listeners.admission.admit(address):
+            return None
+        return TcpProtocol(address, self._listeners)
