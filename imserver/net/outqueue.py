@@ -1,8 +1,8 @@
 """What is to leave on one connection: capped, numbered, joined into few writes, stopped while nobody takes it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -72,9 +72,6 @@ class OutQueue:
         "transport",
         "version",
     )
-
-    #: Gives the bytes that the transport wants before a frame of so many bytes.
-    envelope: ClassVar[Callable[[int], bytes] | None] = None
 
     def __init__(self, transport: Any, schedule: FlushSchedule, limits: Limits, metrics: Metrics) -> None:
         self.transport = transport
@@ -167,11 +164,15 @@ class OutQueue:
 
     def _write(self, units: list[Unit]) -> None:
         frames = list(_frames_of([unit.frames for unit in units]))
-        data, self._seq = join_frames(frames, self._seq, self.version, self.envelope)
+        data, self._seq = self.join(frames)
         counts = self._metrics.frames_out.counts
         for frame in frames:
             counts[frame.command] += 1
         self.transport.write(data)
+
+    def join(self, frames: list[OutFrame]) -> tuple[bytes, int]:
+        """The bytes of `frames` as this transport wants them, and the seq of the last."""
+        return join_frames(frames, self._seq, self.version)
 
     def _drop_oldest(self) -> None:
         queue, limits = self._queue, self._limits

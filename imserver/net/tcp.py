@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
@@ -30,11 +30,11 @@ class TcpProtocol(Protocol):
             transport.setTcpNoDelay(True)
         self.connection = TcpConnection(transport, self._address, self._listeners)
         transport.registerProducer(self.connection, True)
-        # From here on the connection takes the bytes itself: one call less for each read.
-        self.dataReceived = self.connection.data_received  # type: ignore[method-assign]  # that is the point
+
+    def dataReceived(self, data: bytes) -> None:
+        self.connection.data_received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        del self.dataReceived  # the two would keep each other alive until the next full garbage collection
         self.connection.connection_lost()
 
 
@@ -44,7 +44,7 @@ class TcpFactory(ServerFactory):
     def __init__(self, listeners: Listeners) -> None:
         self._listeners = listeners
 
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """None, which makes Twisted close the connection, where it may not come."""
         address = getattr(addr, "host", "local")
         if not self._listeners.admission.admit(address):

@@ -1,0 +1,113 @@
+"""The one way a message takes: store -> ACK -> push to local connections -> bus -> push queue."""
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from imserver.chat.replies import ack_with_keys, refuse
+from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, NotStored
+from imserver.metrics import Metrics
+from imserver.model import NewMessage, Push, Stored, UserKey
+from imserver.protocol.commands import AckStatus, Flag
+from imserver.protocol.messages import Metadata, SyncNotify, stored_frame
+
+
+class Origin:
+    """The client's message that is being delivered: to whom the ACK goes, and who need not be told."""
+
+    __slots__ = ("arrived", "connection", "seq")
+
+    def __init__(self, connection: IConnection, seq: int, arrived: float) -> None:
+        self.connection = connection
+        self.seq = seq
+        self.arrived = arrived
+
+
+class Delivery:
+    """Stores messages and tells everybody whom they concern."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        timelines: ITimelines,
+        registry: IClientRegistry,
+        bus: IBus,
+        push_queue: IPushQueue,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._timelines = timelines
+        self._registry = registry
+        self._bus = bus
+        self._push_queue = push_queue
+        self._metrics = metrics
+        self._monotonic = monotonic
+
+    def store(self, message: NewMessage, sender: UserKey) -> Deferred[Stored]:
+        """Store a message in users' timelines, then push it. Whoever sent it waits for the Deferred.
+
+        Fires with `Stored` once it is on disk and pushed. Fails with `NotStored`.
+        """
+        return self._timelines.store(message).addCallback(self._push_stored, message, sender, None)
+
+    def store_for(self, connection: IConnection, seq: int, message: NewMessage) -> Deferred[None]:
+        """The same for a client's message, which is answered: with METADATA and ACK, or that it was not stored.
+
+        Fires with None when it is answered. Never fails.
+        """
+        origin = Origin(connection, seq, self._monotonic())
+        return (
+            self._timelines.store(message)
+            .addCallback(self._push_stored, message, connection.user, connection)
+            .addCallbacks(self._acknowledge, self._not_stored, callbackArgs=(origin,), errbackArgs=(origin,))
+        )
+
+    def _push_stored(self, stored: Stored, message: NewMessage, sender: UserKey, origin: IConnection | None) -> Stored:
+        if stored.resent:
+            self._metrics.resends.inc()
+            return stored
+        pushed = stored_frame(message.command, message.flag | Flag.PUSH, message.body)
+        offline: list[UserKey] = []
+        registry, bus = self._registry, self._bus
+        for timeline, key in zip(message.timelines, stored.keys, strict=True):
+            user = UserKey(timeline.appid, timeline.owner)
+            device = message.device if user == sender else 0
+            notify = SyncNotify(key).frame()
+            push = Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify)
+            for connection in registry.connections_of(user):
+                if connection is not origin and not (device and connection.device == device):
+                    connection.enqueue_non_block(push)
+            bus.publish_to_user(user, push, device)
+            if user != sender and not registry.is_online(user) and not bus.online_elsewhere(user):
+                offline.append(user)
+        if offline:
+            self._metrics.offline_pushes.inc(by=len(offline))
+            self._push_queue.push(message, offline)
+        return stored
+
+    def _acknowledge(self, stored: Stored, origin: Origin) -> None:
+        origin.connection.enqueue(ack_with_keys(origin.seq, stored.keys[0]))
+        self._metrics.ack_seconds.observe(self._monotonic() - origin.arrived)
+
+    def _not_stored(self, failure: Failure, origin: Origin) -> None:
+        if failure.check(NotStored) is None:
+            self._log.failure("delivering a message of {user} failed", failure=failure, user=origin.connection.user)
+        refuse(origin.connection, origin.seq, AckStatus.NOT_STORED, self._metrics)
+
+    def to_user(self, user: UserKey, push: Push) -> None:
+        """Send to the user's connections, on every node. Nothing is stored."""
+        for connection in self._registry.connections_of(user):
+            connection.enqueue_non_block(push)
+        self._bus.publish_to_user(user, push, 0)
+
+    def to_room(self, appid: int, room: int, push: Push, sender: UserKey, origin: IConnection | None) -> None:
+        """Send to a room, on every node, but not to `origin`, nor to the sender's other connections of that device."""
+        device = origin.device if origin is not None else 0
+        for connection in self._registry.connections_in(appid, room):
+            if connection is origin or (device and connection.device == device and connection.user == sender):
+                continue
+            connection.enqueue_non_block(push)
+        self._bus.publish_to_room(appid, room, push, sender, device)

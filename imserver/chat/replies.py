@@ -1,0 +1,26 @@
+"""The answers that several families give."""
+
+from imserver.interfaces import IConnection
+from imserver.metrics import Metrics
+from imserver.model import Unit
+from imserver.protocol.commands import AckStatus
+from imserver.protocol.messages import Ack, Metadata
+
+#: These two are older than version 2: clients of every version get them, as a plain ACK (protocol.md, Commands).
+_FOR_ALL_VERSIONS = frozenset((AckStatus.NOT_GROUP_MEMBER, AckStatus.GROUP_NONEXISTENT))
+
+
+def ack(seq: int) -> Unit:
+    return Unit((Ack(seq).frame(),))
+
+
+def ack_with_keys(seq: int, key: int) -> Unit:
+    """ACK of a stored message, with the key that it got in the sender's timeline."""
+    return Unit((Metadata(key, key - 1).frame(), Ack(seq).frame()))
+
+
+def refuse(connection: IConnection, seq: int, status: AckStatus, metrics: Metrics) -> None:
+    """Tell the sender that its message was not accepted. Clients below version 2 would take any ACK for success."""
+    metrics.refusals.inc(status.name.lower())
+    if connection.version >= 2 or status in _FOR_ALL_VERSIONS:
+        connection.enqueue(Unit((Ack(seq, status).frame(),)))

@@ -1,0 +1,101 @@
+"""Which command is whose: the one table, and the one place where it matters whether a client has signed in."""
+
+from collections.abc import Callable
+from time import monotonic as system_monotonic
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from imserver.chat.auth import AuthClient
+from imserver.chat.delivery import Delivery
+from imserver.chat.group import GroupClient
+from imserver.chat.keepalive import KeepaliveClient
+from imserver.chat.peer import PeerClient
+from imserver.chat.policy import Policy
+from imserver.chat.room import RoomClient
+from imserver.chat.sync import SyncClient
+from imserver.interfaces import (
+    IBus,
+    IChat,
+    IClientRegistry,
+    IConnection,
+    IDirectory,
+    IPushQueue,
+    ISyncKeys,
+    ITimelines,
+    WallClock,
+)
+from imserver.metrics import Metrics
+from imserver.protocol.commands import NEWEST_VERSION, Command
+from imserver.protocol.frame import Frame
+from imserver.protocol.messages import decode_from_client
+
+#: Commands that store: the next one need not wait for them (design: one turn at a time).
+STORING: Final = frozenset(
+    (Command.IM, Command.GROUP_IM, Command.CUSTOMER, Command.CUSTOMER_SUPPORT, Command.CUSTOMER_V2)
+)
+#: Commands that do anything before a successful AUTH_TOKEN (protocol.md, Order).
+BEFORE_SIGN_IN: Final = frozenset((Command.AUTH_TOKEN, Command.PING, Command.ACK))
+
+Handle = Callable[[IConnection, Frame, Any], Deferred[None] | None]
+
+
+@implementer(IChat)
+class Chat:
+    def __init__(
+        self,
+        directory: IDirectory,
+        registry: IClientRegistry,
+        timelines: ITimelines,
+        sync_keys: ISyncKeys,
+        bus: IBus,
+        push_queue: IPushQueue,
+        metrics: Metrics,
+        now: WallClock,
+        monotonic: Callable[[], float] = system_monotonic,
+    ) -> None:
+        self._metrics = metrics
+        policy = Policy()
+        self.delivery = Delivery(timelines, registry, bus, push_queue, metrics, monotonic)
+        self._auth = AuthClient(directory, registry, bus, metrics)
+        keepalive = KeepaliveClient()
+        peer = PeerClient(policy, self.delivery, directory, metrics, now)
+        room = RoomClient(policy, self.delivery, registry, metrics)
+        group = GroupClient(metrics)
+        sync = SyncClient(timelines, sync_keys, metrics)
+        self._handle: dict[int, Handle] = {
+            Command.AUTH_TOKEN: self._auth.auth_token,
+            Command.PING: keepalive.ping,
+            Command.PONG: keepalive.heard,
+            Command.ACK: keepalive.heard,
+            Command.METADATA: keepalive.heard,
+            Command.IM: peer.im,
+            Command.RT: peer.rt,
+            Command.UNREAD_COUNT: peer.unread_count,
+            Command.ENTER_ROOM: room.enter_room,
+            Command.LEAVE_ROOM: room.leave_room,
+            Command.ROOM_IM: room.room_im,
+            Command.SYNC: sync.sync,
+            Command.SYNC_KEY: sync.sync_key,
+            Command.GROUP_IM: group.group_im,
+            Command.SYNC_GROUP: group.sync_group,
+            Command.GROUP_SYNC_KEY: group.group_sync_key,
+        }
+
+    def stores(self, command: int) -> bool:
+        return command in STORING
+
+    def handle(self, connection: IConnection, frame: Frame) -> Deferred[None] | None:
+        message = decode_from_client(frame.command, min(frame.version, NEWEST_VERSION), frame.body)
+        if connection.user is None and frame.command not in BEFORE_SIGN_IN:
+            self._metrics.ignored.inc("not_signed_in")
+            return None
+        handle = self._handle.get(frame.command)
+        if handle is None:
+            self._metrics.ignored.inc("unsupported")
+            return None
+        return handle(connection, frame, message)
+
+    def lost(self, connection: IConnection) -> None:
+        self._auth.lost(connection)
