@@ -97,10 +97,11 @@ class Delivery:
             self._log.failure("delivering a message of {user} failed", failure=failure, user=origin.connection.user)
         refuse(origin.connection, origin.seq, AckStatus.NOT_STORED, self._metrics)
 
-    def to_user(self, user: UserKey, push: Push) -> None:
-        """Send to the user's connections, on every node. Nothing is stored."""
+    def to_user(self, user: UserKey, push: Push, origin: IConnection | None) -> None:
+        """Send to the user's connections, on every node, but not to `origin`. Nothing is stored."""
         for connection in self._registry.connections_of(user):
-            connection.enqueue_non_block(push)
+            if connection is not origin:
+                connection.enqueue_non_block(push)
         self._bus.publish_to_user(user, push, 0)
 
     def to_room(self, appid: int, room: int, push: Push, sender: UserKey, origin: IConnection | None) -> None:

@@ -75,6 +75,7 @@ class SyncClient:
         return self._sync_keys.save_key(connection.user, message.key).addErrback(self._not_saved)
 
     def _not_saved(self, failure: Failure) -> None:
+        failure.trap(Unavailable)
         # The client loses nothing: it has the key itself, and another device merely gets more than it needs.
         self._log.warn("a sync key was not saved: {reason}", reason=failure.getErrorMessage())
 
@@ -85,15 +86,8 @@ def _unit(message: Message) -> Unit:
 
 def _synced(entries: Sequence[Entry], device: int) -> list[Unit]:
     """The entries as this device gets them: SELF on those that it sent itself."""
-    return [
-        Unit(
-            (
-                stored_frame(
-                    entry.command,
-                    entry.flag | Flag.SELF if device and entry.device == device else entry.flag,
-                    entry.body,
-                ),
-            )
-        )
-        for entry in entries
-    ]
+    units = []
+    for entry in entries:
+        flag = entry.flag | Flag.SELF if device and entry.device == device else entry.flag
+        units.append(Unit((stored_frame(entry.command, flag, entry.body),)))
+    return units

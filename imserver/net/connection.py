@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imserver.interfaces import IChat, IConnection, WallClock
@@ -174,6 +175,8 @@ class Connection(OutQueue):
                 done += 1
         except ProtocolError as error:
             self.protocol_error(error)
+        except Exception:  # the boundary: a bug costs this client its connection, and nobody else anything
+            self._command_failed(Failure())
         finally:
             self._working = False
         if done:
@@ -194,10 +197,10 @@ class Connection(OutQueue):
             return True
         if stores:
             self._unfinished += 1
-            under_way.addCallback(self._stored)
+            under_way.addCallbacks(self._stored, self._command_failed)
         else:
             self._turn_taken = True
-            under_way.addCallback(self._turn_over)
+            under_way.addCallbacks(self._turn_over, self._command_failed)
         return True
 
     def _stored(self, _: None) -> None:
@@ -209,6 +212,10 @@ class Connection(OutQueue):
         self._turn_taken = False
         if not self.closed:
             self._work()
+
+    def _command_failed(self, failure: Failure) -> None:
+        self._log.failure("a command of connection {number} failed", failure=failure, number=self.number)
+        self.close("internal_error")
 
     def protocol_error(self, error: ProtocolError) -> None:
         """The peer sent what the protocol forbids."""
