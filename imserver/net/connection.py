@@ -77,7 +77,7 @@ class Listeners:
 
 @implementer(IConnection, IPushProducer)
 class Connection(OutQueue):
-    """See `IConnection`. The transport calls `data_received`, `connection_lost` and the producer's methods."""
+    """See `IConnection`. A transport calls `heard`, `frames_received`, `connection_lost` and the producer's methods."""
 
     __slots__ = (
         "_ahead_until",
@@ -151,12 +151,11 @@ class Connection(OutQueue):
 
     # Coming in.
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes of frames, in any split."""
+    def frames_received(self, data: bytes) -> None:
+        """Bytes of frames, in any split. The transport has told of them by `heard`."""
         if self.closed or self._reading_stopped:
             return
         self._decoder.feed(data)
-        self._charge(len(data))
         self._work()
 
     def _work(self) -> None:
@@ -217,8 +216,8 @@ class Connection(OutQueue):
         self._log.failure("a command of connection {number} failed", failure=failure, number=self.number)
         self.close("internal_error")
 
-    def protocol_error(self, error: ProtocolError) -> None:
-        """The peer sent what the protocol forbids."""
+    def protocol_error(self, error: ProtocolError, reason: str = "protocol") -> None:
+        """The peer sent what the protocol forbids: close, for `reason`."""
         self._metrics.protocol_errors.inc(error.kind)
         self._log.debug(
             "connection {number} from {address} breaks the protocol: {reason}",
@@ -226,12 +225,12 @@ class Connection(OutQueue):
             address=self.address,
             reason=error.text,
         )
-        self.close("protocol")
+        self.close(reason)
 
     # How fast it may come in.
 
-    def _charge(self, size: int) -> None:
-        """Note when the client was last heard, and what its bytes are worth of its time."""
+    def heard(self, size: int) -> None:
+        """The client sent bytes, of frames or not: note when, and what they are worth of its time."""
         now = self._listeners.clock.seconds()
         self._heard_at = now
         rate = self._limits.bytes_per_second
@@ -288,6 +287,15 @@ class Connection(OutQueue):
             self._work()
 
     # Who it is.
+
+    def forwarded_for(self, address: str) -> bool:
+        """A trusted proxy says who is behind it. False where that address may have no more connections."""
+        admission = self._listeners.admission
+        if not admission.admit(address):
+            return False
+        admission.release(self.address)
+        self.address = address
+        return True
 
     def may_sign_in(self) -> bool:
         return self._listeners.admission.may_sign_in(self.address)

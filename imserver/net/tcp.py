@@ -32,7 +32,8 @@ class TcpProtocol(Protocol):
         transport.registerProducer(self.connection, True)
 
     def dataReceived(self, data: bytes) -> None:
-        self.connection.data_received(data)
+        self.connection.heard(len(data))
+        self.connection.frames_received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connection.connection_lost()
