@@ -89,6 +89,13 @@ class WebSocketConnection(Connection):
         del self._socket  # each knows the other; without this they would wait for the garbage collector
 
 
+class _NobodyWaits:
+    """Stands where Autobahn has a Deferred for those who wait for the opening or the end."""
+
+    def callback(self, _result: object) -> None:
+        """Nobody to tell."""
+
+
 class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no annotations
     """Hands each binary message to its connection.
 
@@ -138,11 +145,11 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
     inside_message = False
     current_frame = None
     websocket_version = 13
-    _transport_details = None
-    _KEPT: ClassVar = ("transport", "factory", "connection", "state", "data", "connected", "is_closed", "peer")
+    is_open = is_closed = _NobodyWaits()
+    _KEPT: ClassVar = ("transport", "factory", "connection", "state", "data", "connected", "peer")
 
     def __init__(self, address: str) -> None:
-        super().__init__()
+        # Autobahn's own makes Deferreds and details of the transport that nobody asks for.
         self.peer = address
 
     def connectionMade(self) -> None:
@@ -155,7 +162,6 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._connectionLost(reason)
         self.connection.connection_lost()
-        self.is_closed = None
 
     def dataReceived(self, data: bytes) -> None:
         self.connection.heard(len(data))
@@ -186,10 +192,7 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
 
     def _onOpen(self) -> None:
         self.connection.opened()
-        kept = {name: value for name, value in vars(self).items() if name in self._KEPT}
-        self.is_open.callback(None)
-        self.__dict__ = kept
-        self.is_open = _Ignored()
+        self.__dict__ = {name: value for name, value in vars(self).items() if name in self._KEPT}
 
     # Messages.
 
@@ -234,12 +237,6 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
     def _fail_connection(self, code: int = _GOING_AWAY, reason: str = "going away") -> None:
         self.failedByMe = True
         self._refuse("protocol", ProtocolError("websocket", reason))
-
-
-class _Ignored:
-    """Stands for a Deferred that fired and that nobody asks again."""
-
-    called = True
 
 
 class WebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobahn has no annotations
