@@ -155,12 +155,13 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):  # not a unix socket
             self.transport.setTcpNoDelay(True)
-        self._connectionMade()
+        # The server's own versions of these two add a count and lines of coloured text that nobody reads.
+        WebSocketProtocol._connectionMade(self)
         self.connection = WebSocketConnection(self, self.peer, self.listeners)
         self.transport.registerProducer(self.connection, True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._connectionLost(reason)
+        WebSocketProtocol._connectionLost(self, reason)
         self.connection.connection_lost()
 
     def dataReceived(self, data: bytes) -> None:
@@ -169,6 +170,9 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
             self.failHandshake("Request Header Fields Too Large", 431)
             return
         self._dataReceived(data)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        self.transport.write(data)
 
     # The handshake.
 
