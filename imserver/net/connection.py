@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any, ClassVar, Final
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,6 +28,8 @@ _BURST: Final = 1.0
 _BREATH: Final = 0.02
 #: Seconds that a closing connection gets to take what is queued.
 _LINGER: Final = 5.0
+#: Seconds between two looks at the connections when the server stops.
+_LOOK_AGAIN: Final = 0.02
 _REFUSED: Final = Unit((AuthStatus(1).frame(),))
 
 
@@ -67,6 +69,24 @@ class Listeners:
         now = self.clock.seconds()
         for connection in [c for c in self.connections if c.deadline <= now]:
             connection.overdue(now)
+
+    async def drain(self, seconds: float) -> None:
+        """End all connections, and lose nothing that a client which reads could still get.
+
+        Nothing more is read; what is in storage is finished and answered; a client gets up to `seconds` to take what
+        waits for it, and is closed when it has; one that does not go then is cut off.
+        """
+        for connection in list(self.connections):
+            connection.close_later("stopping")
+        began = self.clock.seconds()
+        while self.connections and self.clock.seconds() - began < seconds + _LINGER:
+            time_is_up = self.clock.seconds() - began >= seconds
+            for connection in list(self.connections):
+                if time_is_up or connection.is_quiet():
+                    connection.close("stopping")
+            await deferLater(self.clock, _LOOK_AGAIN)
+        for connection in list(self.connections):
+            connection.write_failed()
 
     def _count(self) -> dict[str, float]:
         counts: dict[str, float] = {"tcp": 0, "websocket": 0}
@@ -324,6 +344,10 @@ class Connection(OutQueue):
             return
         self._stop_reading(reason)
         self.deadline = self._listeners.clock.seconds() + self._limits.refused_hold_seconds
+
+    def is_quiet(self) -> bool:
+        """Is nothing under way, and nothing left that the client has not been given?"""
+        return not (self._turn_taken or self._unfinished or self._queue or self._write_paused)
 
     def _stop_reading(self, reason: str) -> None:
         self._reading_stopped = reason
