@@ -41,11 +41,14 @@ def makeService(options: Options) -> IService:
     """
     try:
         config = load(options["config"], options["data"])
-        # Here, and not above: some of what wiring imports installs the default reactor, and twistd may want another.
-        from twisted.internet import reactor  # noqa: TID251 - twistd hands over none
-
-        from imserver.wiring import build
-
-        return build(config, reactor)
     except ConfigError as error:
+        raise SystemExit(f"imserver: {error}") from None
+    # Here, and not above: some of what wiring imports installs the default reactor, and twistd may want another.
+    from twisted.internet import reactor  # noqa: TID251 - twistd hands over none
+
+    from imserver.wiring import StartError, build
+
+    try:
+        return build(config, reactor)
+    except StartError as error:
         raise SystemExit(f"imserver: {error}") from None
