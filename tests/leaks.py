@@ -68,11 +68,12 @@ def nothing_left(log: FailureLog) -> Iterator[None]:
     """Fail the test if what runs inside leaves anything with the reactor or in `log`."""
     before = _held()
     yield
+    # The first turn is always needed: the reactor stands in the call that ran the test, and holds what it was given.
     for _ in range(_TURNS):
-        left = _held() - before
-        if not left:
-            break
         _turn()
+        if _held() <= before:
+            break
+    left = _held() - before
     found = [f"left with the reactor: {_describe(held)}" for held in left]
     for held in left:
         _end(held)
@@ -81,16 +82,19 @@ def nothing_left(log: FailureLog) -> Iterator[None]:
         pytest.fail("\n".join(found), pytrace=False)
 
 
+def _reactor() -> Any:
+    """The global reactor, which pytest-twisted installed before the first test."""
+    return sys.modules["twisted.internet.reactor"]
+
+
 def _held() -> set[Any]:
-    """What the global reactor waits for: its delayed calls, ports and connections."""
-    reactor = sys.modules.get("twisted.internet.reactor")
-    if reactor is None:
-        return set()
+    """What the reactor waits for: its delayed calls, ports and connections."""
+    reactor = _reactor()
     return {*reactor.getDelayedCalls(), *reactor.getReaders(), *reactor.getWriters()}
 
 
 def _turn() -> None:
-    pytest_twisted.blockon(deferLater(sys.modules["twisted.internet.reactor"], 0))  # type: ignore[arg-type]  # the reactor poses as a module
+    pytest_twisted.blockon(deferLater(_reactor(), 0))
 
 
 def _describe(held: Any) -> str:
@@ -106,7 +110,7 @@ def _end(held: Any) -> None:
     if IDelayedCall.providedBy(held):
         held.cancel()
         return
-    reactor: Any = sys.modules["twisted.internet.reactor"]
+    reactor = _reactor()
     reactor.removeReader(held)
     reactor.removeWriter(held)
     try:
@@ -121,8 +125,7 @@ def failure_log(twisted_greenlet: object) -> Iterator[FailureLog]:
     log = FailureLog()
     # Twisted keeps the latest events, and all that they refer to, until logging has begun.
     globalLogBeginner.beginLoggingTo([log], discardBuffer=True, redirectStandardIO=False)
-    if "twisted.internet.reactor" in sys.modules:
-        _turn()  # the first turn starts the reactor, which then has its own readers
+    _turn()  # the first turn starts the reactor, which then has its own readers
     # What was imported up to here is never garbage: so a collection looks at what tests made, in milliseconds.
     gc.collect()
     gc.freeze()
