@@ -50,6 +50,8 @@ class AuthClient:
             subscribed = self._bus.subscribe(sign_in.user)
             if subscribed is not None:
                 await subscribed
+                if connection.closed:
+                    return
         self._metrics.sign_ins.inc("ok")
         connection.enqueue(_OK)
         self._log.debug(

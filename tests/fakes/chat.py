@@ -1,0 +1,292 @@
+"""What the domain talks to: a client's connection, the other nodes, the push queue, timelines. Each remembers."""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import NamedTuple, TypeVar
+
+from twisted.internet.defer import Deferred, execute, fail, succeed
+from zope.interface import implementer
+
+from imserver.interfaces import IBus, IConnection, IPushQueue, ISyncKeys, ITimelines, Unavailable
+from imserver.model import (
+    EMPTY_TIMELINE,
+    SYNC_ENTRIES,
+    Entry,
+    NewMessage,
+    Push,
+    SignIn,
+    Stored,
+    TimelineKey,
+    Unit,
+    UserKey,
+)
+from imserver.protocol.commands import NEWEST_VERSION
+from imserver.protocol.messages import AuthStatus, Message, decode_from_server
+
+Result = TypeVar("Result")
+
+_numbers = count(1)
+
+
+class Said(NamedTuple):
+    """One frame that a connection was given, as its client reads it."""
+
+    message: Message
+    flag: int = 0
+
+
+def read(unit: Unit, version: int) -> list[Said]:
+    """What a client of this version makes of a unit."""
+    return [
+        Said(decode_from_server(frame.command, version, frame.bodies[version]), frame.flag) for frame in unit.frames
+    ]
+
+
+@implementer(IConnection)
+class FakeConnection:
+    """Takes everything at once, unless `full` is set: then `drained` waits for `drain`."""
+
+    def __init__(self, version: int = NEWEST_VERSION) -> None:
+        self.number = next(_numbers)
+        self.address = "192.0.2.1"
+        self.transport_name = "tcp"
+        self.version = version
+        self.user: UserKey | None = None
+        self.appid = 0
+        self.uid = 0
+        self.device = 0
+        self.device_id = ""
+        self.platform_id = 0
+        self.forbidden = False
+        self.notification_on = False
+        self.room = 0
+        self.closed = False
+        self.signed_in_at = 0.0
+        #: What `may_sign_in` answers.
+        self.throttled = False
+        #: The client does not take its replies.
+        self.full = False
+        #: Why it is to be closed later; "" while it is not.
+        self.closing = ""
+        #: Everything that it was given, a list of frames for each unit.
+        self.units: list[list[Said]] = []
+        #: Of these, the ones that might be dropped.
+        self.pushes: list[Push] = []
+        self._waiting: Deferred[None] | None = None
+
+    def enqueue(self, unit: Unit) -> None:
+        assert not isinstance(unit, Push), "a reply must not be droppable"
+        self._take(unit)
+
+    def enqueue_many(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            self.enqueue(unit)
+
+    def enqueue_non_block(self, push: Push) -> None:
+        if not self.closed:
+            self.pushes.append(push)
+        self._take(push)
+
+    def _take(self, unit: Unit) -> None:
+        if not self.closed:
+            self.units.append(read(unit, self.version))
+
+    def drained(self) -> Deferred[None] | None:
+        if not self.full or self.closed:
+            return None
+        if self._waiting is None:
+            self._waiting = Deferred()
+        return self._waiting
+
+    def drain(self) -> None:
+        """The client has taken what it was given so far. It stays `full`: the next page waits again."""
+        waiting, self._waiting = self._waiting, None
+        assert waiting is not None, "nobody waits"
+        waiting.callback(None)
+
+    def may_sign_in(self) -> bool:
+        return not self.throttled
+
+    def signed_in(self, sign_in: SignIn, platform: int, device: bytes, version: int) -> None:
+        self.user = sign_in.user
+        self.appid, self.uid = sign_in.user
+        self.device = sign_in.device
+        self.forbidden = sign_in.forbidden
+        self.notification_on = sign_in.notification_on
+        self.platform_id = platform
+        self.device_id = device.decode("utf-8", "backslashreplace")
+        self.version = min(version, NEWEST_VERSION)
+        self.signed_in_at = 1.0
+
+    def refuse(self) -> None:
+        self.enqueue(Unit((AuthStatus(1).frame(),)))
+        self.close_later("refused")
+
+    def close_later(self, reason: str) -> None:
+        self.closing = self.closing or reason
+
+    def close(self, reason: str) -> None:
+        self.closing = self.closing or reason
+        self.lose()
+
+    def lose(self) -> None:
+        """The transport is gone. Whoever waits for this client to take something is told."""
+        self.closed = True
+        if self._waiting is not None:
+            self.drain()
+
+    # For tests.
+
+    @property
+    def said(self) -> list[Said]:
+        """All frames, whatever unit they came in."""
+        return [said for unit in self.units for said in unit]
+
+    def forget(self) -> None:
+        """Look only at what comes from here on."""
+        self.units.clear()
+        self.pushes.clear()
+
+
+class Published(NamedTuple):
+    """What went to the other nodes for a user."""
+
+    user: UserKey
+    said: list[Said]
+    device: int
+
+
+class PublishedToRoom(NamedTuple):
+    """What went to the other nodes for a room."""
+
+    appid: int
+    room: int
+    said: list[Said]
+    origin: UserKey
+    device: int
+
+
+@implementer(IBus)
+class FakeBus:
+    """Other nodes that hear everything and say nothing."""
+
+    def __init__(self) -> None:
+        self.subscribed: list[UserKey] = []
+        self.unsubscribed: list[UserKey] = []
+        self.published: list[Published] = []
+        self.published_to_rooms: list[PublishedToRoom] = []
+        #: Who is online, for push purposes, on another node.
+        self.elsewhere: set[UserKey] = set()
+        #: What `subscribe` gives to whoever subscribes next.
+        self.subscribing: Deferred[None] | None = None
+
+    def subscribe(self, user: UserKey) -> Deferred[None] | None:
+        self.subscribed.append(user)
+        return self.subscribing
+
+    def unsubscribe(self, user: UserKey) -> None:
+        self.unsubscribed.append(user)
+
+    def publish_to_user(self, user: UserKey, push: Push, device: int) -> None:
+        self.published.append(Published(user, read(push, NEWEST_VERSION), device))
+
+    def publish_to_room(self, appid: int, room: int, push: Push, origin: UserKey, device: int) -> None:
+        self.published_to_rooms.append(PublishedToRoom(appid, room, read(push, NEWEST_VERSION), origin, device))
+
+    def online_elsewhere(self, user: UserKey) -> bool:
+        return user in self.elsewhere
+
+
+@implementer(IPushQueue)
+class FakePushQueue:
+    def __init__(self) -> None:
+        self.pushed: list[tuple[NewMessage, list[UserKey]]] = []
+
+    def push(self, message: NewMessage, receivers: Sequence[UserKey]) -> None:
+        self.pushed.append((message, list(receivers)))
+
+
+@implementer(ITimelines, ISyncKeys)
+class MemoryTimelines:
+    """Timelines in lists. Stores at once, unless it holds what it is given."""
+
+    def __init__(self) -> None:
+        self.entries: dict[TimelineKey, list[Entry]] = {}
+        self.heads: dict[TimelineKey, int] = {}
+        self.saved: dict[tuple[UserKey, int], int] = {}
+        #: The most entries that one read gives.
+        self.page = SYNC_ENTRIES
+        #: The next reads, as many as there are, wait for these, and fail if they do.
+        self.reads: list[Deferred[None]] = []
+        self.unavailable = False
+        #: Why nothing is stored.
+        self.failing: Exception | None = None
+        self._held: list[tuple[NewMessage, Deferred[Stored]]] | None = None
+        self._resends: dict[bytes, tuple[int, int]] = {}
+        self._messages = count(1)
+
+    def hold(self) -> None:
+        """Store nothing until `release`."""
+        self._held = self._held or []
+
+    def release(self) -> None:
+        """Store what was held, in order."""
+        held, self._held = self._held or [], None
+        for message, done in held:
+            self._store(message).chainDeferred(done)
+
+    def store(self, message: NewMessage) -> Deferred[Stored]:
+        if self._held is None:
+            return self._store(message)
+        done: Deferred[Stored] = Deferred()
+        self._held.append((message, done))
+        return done
+
+    def _store(self, message: NewMessage) -> Deferred[Stored]:
+        if self.failing is not None:
+            return fail(self.failing)
+        if message.resend is not None:
+            key, until = self._resends.get(message.resend.digest, (0, 0))
+            if message.created < until:
+                return succeed(Stored(1, (key,), resent=True))
+        keys: list[int] = []
+        for timeline in message.timelines:
+            key = self.heads.get(timeline, EMPTY_TIMELINE) + 1
+            self.heads[timeline] = key
+            device = message.device if not keys else 0
+            self.entries.setdefault(timeline, []).append(
+                Entry(key, message.command, message.flag, message.body, device)
+            )
+            keys.append(key)
+        if message.resend is not None:
+            self._resends[message.resend.digest] = keys[0], message.created + message.resend.window
+        return succeed(Stored(next(self._messages), tuple(keys)))
+
+    def forget(self, timeline: TimelineKey, before: int) -> None:
+        """Retention: let go of the entries whose keys are below `before`."""
+        self.entries[timeline] = [entry for entry in self.entries[timeline] if entry.key >= before]
+
+    def head(self, timeline: TimelineKey) -> Deferred[int]:
+        return self._answer(lambda: self.heads.get(timeline, EMPTY_TIMELINE))
+
+    def read(self, timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
+        def entries() -> Sequence[Entry]:
+            return [entry for entry in self.entries.get(timeline, ()) if entry.key > after][: min(limit, self.page)]
+
+        return self._answer(entries)
+
+    def saved_key(self, user: UserKey, group: int = 0) -> Deferred[int]:
+        return self._answer(lambda: self.saved.get((user, group), 0))
+
+    def save_key(self, user: UserKey, key: int, group: int = 0) -> Deferred[None]:
+        def save() -> None:
+            self.saved[user, group] = max(key, self.saved.get((user, group), 0))
+
+        return self._answer(save)
+
+    def _answer(self, do: Callable[[], Result]) -> Deferred[Result]:
+        if self.reads:
+            return self.reads.pop(0).addCallback(lambda _: do())
+        if self.unavailable:
+            return fail(Unavailable("as the test wants it"))
+        return execute(do)
