@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any, ClassVar, Final
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -53,19 +53,10 @@ class Listeners:
         self.schedule = FlushSchedule(clock)
         self.numbers: Iterator[int] = count(1)
         self.connections: set[Connection] = set()
-        self._sweeping = LoopingCall(self.sweep)
-        self._sweeping.clock = clock
         metrics.connections.read = self._count
 
-    def start(self) -> None:
-        self._sweeping.start(1.0, now=False)
-
-    def stop(self) -> None:
-        if self._sweeping.running:
-            self._sweeping.stop()
-
     def sweep(self) -> None:
-        """Once a second: find the connections whose time is up. One loop, rather than a timer for each of them."""
+        """To be called once a second: end what has had its time. One loop, rather than a timer a connection."""
         now = self.clock.seconds()
         for connection in [c for c in self.connections if c.deadline <= now]:
             connection.overdue(now)
