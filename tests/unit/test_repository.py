@@ -91,7 +91,7 @@ def test_imctl_commands_exist(document: str) -> None:
     """`imctl something` is a command, as far as the words before the first argument go."""
     from imserver.cli import main
 
-    used = re.findall(r"\bimctl((?: --(?:config|data) \S+| --json)*)((?: [a-z]+)+)", document)
+    used = re.findall(r"(?:`|bin/)imctl((?: --(?:config|data) \S+| --json)*)((?: [a-z]+)+)", document)
     for _, words in used:
         known = main.commands
         for word in words.split():
