@@ -33,7 +33,7 @@ _TWISTD = "from twisted.scripts.twistd import run; run()"
 _IMCTL = "from imserver.cli import main; main()"
 
 
-class ServerError(Exception):
+class ServerFailed(Exception):
     """The server did not start, or not stop, as it should."""
 
 
@@ -46,13 +46,13 @@ def main() -> int:
         directory = Path(scratch)
         try:
             return run(options.command, options.users, directory)
-        except ServerError as error:
+        except ServerFailed as error:
             print(f"{error}; its log:", (directory / "log").read_text(), sep="\n", file=sys.stderr)
             return 1
 
 
 def run(command: list[str], users: int, directory: Path) -> int:
-    """The command's exit status. Raises `ServerError`."""
+    """The command's exit status. Raises `ServerFailed`."""
     configuration, data = directory / "imserver.toml", directory / "data"
     configuration.write_text(_CONFIGURATION)
     words = ["--nodaemon", "--pidfile=", "imserver", "--config", str(configuration), "--data", str(data)]
@@ -97,8 +97,8 @@ def wait_until_up(server: subprocess.Popen[bytes], listening: Path) -> Any:
             server.wait(0.05)
         except subprocess.TimeoutExpired:
             continue
-        raise ServerError(f"the server ended with status {server.returncode} instead of starting")
-    raise ServerError(f"the server was not up after {_PATIENCE} s")
+        raise ServerFailed(f"the server ended with status {server.returncode} instead of starting")
+    raise ServerFailed(f"the server was not up after {_PATIENCE} s")
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
@@ -106,9 +106,9 @@ def end(server: subprocess.Popen[bytes]) -> None:
     try:
         server.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
-        raise ServerError(f"the server had not ended {_PATIENCE} s after SIGTERM") from None
+        raise ServerFailed(f"the server had not ended {_PATIENCE} s after SIGTERM") from None
     if server.returncode:
-        raise ServerError(f"the server ended with status {server.returncode}")
+        raise ServerFailed(f"the server ended with status {server.returncode}")
 
 
 if __name__ == "__main__":
