@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any, ClassVar, Final
 
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -86,7 +86,7 @@ class Listeners:
         return counts
 
 
-@implementer(IConnection, IPushProducer)
+@implementer(IConnection)
 class Connection(OutQueue):
     """See `IConnection`. A transport calls `heard`, `frames_received`, `connection_lost` and the producer's methods."""
 

@@ -5,8 +5,9 @@ from itertools import chain
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from imserver.metrics import Metrics
 from imserver.model import Limits, Push, TimelineKey, Unit
@@ -24,8 +25,6 @@ class FlushSchedule:
     A room message makes a thousand queues ready in one turn of the reactor; one timer serves them all.
     """
 
-    _log = Logger()
-
     __slots__ = ("_clock", "_ready")
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -40,13 +39,10 @@ class FlushSchedule:
     def _flush(self) -> None:
         ready, self._ready = self._ready, []
         for queue in ready:
-            try:
-                queue.flush()
-            except Exception:  # one connection's trouble must not keep a thousand others waiting
-                self._log.failure("writing to a connection failed")
-                queue.write_failed()
+            queue.flush()
 
 
+@implementer(IPushProducer)
 class OutQueue:
     """The outgoing half of a connection.
 
@@ -72,6 +68,8 @@ class OutQueue:
         "transport",
         "version",
     )
+
+    _log = Logger()
 
     def __init__(self, transport: Any, schedule: FlushSchedule, limits: Limits, metrics: Metrics) -> None:
         self.transport = transport
@@ -119,7 +117,8 @@ class OutQueue:
             self._schedule.add(self)
 
     def drained(self) -> Deferred[None] | None:
-        if self.closed or (not self._reply_bytes and not self._write_paused):
+        # Pushes do not count: a client that gets more of them than it reads would never see the end of its sync.
+        if not self._reply_bytes:
             return None
         if self._waiting_for_drain is None:
             self._waiting_for_drain = Deferred()
@@ -130,17 +129,22 @@ class OutQueue:
         self._scheduled = False
         if self._write_paused or self.closed:
             return
-        if self._dropped is not None:
-            self._notify_dropped()
-        queue = self._queue
-        if self._push_bytes + self._reply_bytes <= _SLICE:
-            self._queue = []
-            self._pushes = self._push_bytes = self._reply_bytes = self._first_push = 0
-            self._write(queue)
-        else:
-            while queue and not self._write_paused:
-                self._write(self._next_slice())
-        if not self._reply_bytes and not self._write_paused:
+        try:
+            if self._dropped is not None:
+                self._notify_dropped()
+            queue = self._queue
+            if self._push_bytes + self._reply_bytes <= _SLICE:
+                self._queue = []
+                self._pushes = self._push_bytes = self._reply_bytes = self._first_push = 0
+                self._write(queue)
+            else:
+                while queue and not self._write_paused:
+                    self._write(self._next_slice())
+        except Exception:  # one connection's trouble must not keep a thousand others waiting
+            self._log.failure("writing to a connection failed")
+            self._metrics.closed.inc("internal_error")
+            self.write_failed()
+        if not self._reply_bytes:
             self._fire_drained()
 
     def _next_slice(self) -> list[Unit]:
@@ -227,12 +231,9 @@ class OutQueue:
 
     def resumeProducing(self) -> None:
         self._write_paused = False
-        if self._queue or self._dropped is not None:
-            if not self._scheduled:
-                self._scheduled = True
-                self._schedule.add(self)
-        else:
-            self._fire_drained()
+        if (self._queue or self._dropped is not None) and not self._scheduled:
+            self._scheduled = True
+            self._schedule.add(self)
 
     def stopProducing(self) -> None:
         """The transport is gone; `connectionLost` follows."""

@@ -1,0 +1,112 @@
+"""A TCP connection without a network.
+
+It is Twisted's own transport but for the socket: it pauses its producer, stops and goes on reading, and closes
+as a real one does. What the other end does, the test says.
+"""
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+#: Bytes of one read, as tcp.Connection.doRead has it.
+READ_SIZE = 65536
+
+
+class FakeTransport(FileDescriptor):
+    """The server's end of a connection."""
+
+    def __init__(self, reactor: MemoryReactorClock, peer: str = "192.0.2.1") -> None:
+        super().__init__(reactor)
+        self._clock = reactor
+        self._peer = IPv4Address("TCP", peer, 50000)
+        self.protocol: IProtocol | None = None
+        #: Every write, in order.
+        self.writes: list[bytes] = []
+        #: The bytes that the other end has read.
+        self.taken = bytearray()
+        #: The other end is told nothing more: it sees a reset.
+        self.aborted = False
+        self._window = 0
+        #: What the other end sent, and this one has not read.
+        self.unread = bytearray()
+        self.connected = 1
+        reactor.addReader(self)
+
+    def connect(self, protocol: IProtocol) -> None:
+        self.protocol = protocol
+        protocol.makeConnection(self)
+
+    # What the server sees.
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        super().write(data)
+
+    def writeSomeData(self, data: bytes) -> int:
+        size = min(len(data), self.SEND_LIMIT, self._window)
+        self._window -= size
+        self.taken += data[:size]
+        return size
+
+    def abortConnection(self) -> None:
+        if self.disconnected or self.aborted:
+            return
+        self.aborted = True
+        self._clock.removeReader(self)
+        self._clock.removeWriter(self)
+        self._clock.callLater(0, self.connectionLost, Failure(ConnectionAborted()))
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self.disconnected:
+            return
+        FileDescriptor.connectionLost(self, reason)
+        protocol, self.protocol = self.protocol, None
+        if protocol is not None:
+            protocol.connectionLost(reason)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.no_delay = enabled
+
+    def getPeer(self) -> IPv4Address:
+        return self._peer
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "192.0.2.254", 23000)
+
+    # What the other end does.
+
+    def drain(self, size: int | None = None) -> None:
+        """Read up to `size` bytes, or all that is there."""
+        self._window = 1 << 62 if size is None else size
+        while self in self._clock.getWriters() and self._window and not self.aborted:
+            reason = FileDescriptor.doWrite(self)
+            if reason is not None:
+                self.connectionLost(Failure(ConnectionDone()))
+        self._window = 0
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; the server reads them once it wants to, at most `READ_SIZE` at a time."""
+        self.unread += data
+        while self.unread and self.reading and self.protocol is not None:
+            data = bytes(self.unread[:READ_SIZE])
+            del self.unread[:READ_SIZE]
+            self.protocol.dataReceived(data)
+
+    def lose(self) -> None:
+        """Close."""
+        self.connectionLost(Failure(ConnectionDone()))
+
+    # What the test looks at.
+
+    @property
+    def reading(self) -> bool:
+        """Does the server want to read?"""
+        return self in self._clock.getReaders()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the other end has not read."""
+        return len(self.dataBuffer) - self.offset + self._tempDataLen
