@@ -1,8 +1,8 @@
 """The domain: what is said, whether it may be said, and what follows from it.
 
 A module a family of commands (``auth``, ``keepalive``, ``peer``, ``group``, ``room``, ``sync``), each with a class
-whose methods carry out one command; ``table`` says which command is whose. ``policy`` decides whether a sender may send,
-``delivery`` how what was sent reaches those it is for: one way for clients and for HTTP alike.
+whose methods carry out one command; ``table`` says which command is whose. ``policy`` decides whether a sender may
+send, ``delivery`` how what was sent reaches those it is for: one way for clients and for HTTP alike.
 
 May not live here: sockets, SQL, a reactor. Everything comes in through `imserver.interfaces`.
 

@@ -17,12 +17,14 @@ from imserver.protocol.messages import Metadata, SyncNotify, stored_frame
 class Origin:
     """The client's message that is being delivered: to whom the ACK goes, and who need not be told."""
 
-    __slots__ = ("arrived", "connection", "seq")
+    __slots__ = ("arrived", "connection", "refusals", "seq")
 
     def __init__(self, connection: IConnection, seq: int, arrived: float) -> None:
         self.connection = connection
         self.seq = seq
         self.arrived = arrived
+        #: Of the client's next messages, those that were refused: they are answered when this one is.
+        self.refusals: list[Deferred[None]] = []
 
 
 class Delivery:
@@ -45,6 +47,8 @@ class Delivery:
         self._push_queue = push_queue
         self._metrics = metrics
         self._monotonic = monotonic
+        #: Of each client, the newest message on its way to disk.
+        self._newest: dict[IConnection, Origin] = {}
 
     def store(self, message: NewMessage, sender: UserKey) -> Deferred[Stored]:
         """Store a message in users' timelines, then push it. Whoever sent it waits for the Deferred.
@@ -59,16 +63,38 @@ class Delivery:
         Fires with None when it is answered. Never fails.
         """
         origin = Origin(connection, seq, self._monotonic())
+        self._newest[connection] = origin
         return (
             self._timelines.store(message)
             .addCallback(self._push_stored, message, connection.user, connection)
             .addCallbacks(self._acknowledge, self._not_stored, callbackArgs=(origin,), errbackArgs=(origin,))
         )
 
+    def refuse(self, connection: IConnection, seq: int, status: AckStatus) -> Deferred[None] | None:
+        """Answer a client's message that is not accepted, after those before it (protocol.md, Order).
+
+        None if it is answered, else a Deferred that fires with None when it is.
+        """
+        before = self._newest.get(connection)
+        if before is None:
+            refuse(connection, seq, status, self._metrics)
+            return None
+        turn: Deferred[None] = Deferred()
+        turn.addCallback(lambda _: refuse(connection, seq, status, self._metrics))
+        before.refusals.append(turn)
+        return turn
+
     def _push_stored(self, stored: Stored, message: NewMessage, sender: UserKey, origin: IConnection | None) -> Stored:
         if stored.resent:
             self._metrics.resends.inc()
             return stored
+        try:
+            self._push(stored, message, sender, origin)
+        except Exception:  # a bug, but the message is on disk, and its sender must not hear otherwise
+            self._log.failure("telling of stored message {number} failed", number=stored.message)
+        return stored
+
+    def _push(self, stored: Stored, message: NewMessage, sender: UserKey, origin: IConnection | None) -> None:
         pushed = stored_frame(message.command, message.flag | Flag.PUSH, message.body)
         offline: list[UserKey] = []
         registry, bus = self._registry, self._bus
@@ -86,16 +112,23 @@ class Delivery:
         if offline:
             self._metrics.offline_pushes.inc(by=len(offline))
             self._push_queue.push(message, offline)
-        return stored
 
     def _acknowledge(self, stored: Stored, origin: Origin) -> None:
         origin.connection.enqueue(ack_with_keys(origin.seq, stored.keys[0]))
         self._metrics.ack_seconds.observe(self._monotonic() - origin.arrived)
+        self._answered(origin)
 
     def _not_stored(self, failure: Failure, origin: Origin) -> None:
         if failure.check(NotStored) is None:
-            self._log.failure("delivering a message of {user} failed", failure=failure, user=origin.connection.user)
+            self._log.failure("storing a message of {user} failed", failure=failure, user=origin.connection.user)
         refuse(origin.connection, origin.seq, AckStatus.NOT_STORED, self._metrics)
+        self._answered(origin)
+
+    def _answered(self, origin: Origin) -> None:
+        if self._newest[origin.connection] is origin:
+            del self._newest[origin.connection]
+        for turn in origin.refusals:
+            turn.callback(None)
 
     def to_user(self, user: UserKey, push: Push, origin: IConnection | None) -> None:
         """Send to the user's connections, on every node, but not to `origin`. Nothing is stored."""

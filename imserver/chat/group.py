@@ -1,6 +1,8 @@
 """Groups. This release has none: clients are told so in the protocol's own words."""
 
-from imserver.chat.replies import refuse
+from twisted.internet.defer import Deferred
+
+from imserver.chat.delivery import Delivery
 from imserver.interfaces import IConnection
 from imserver.metrics import Metrics
 from imserver.model import Unit
@@ -10,11 +12,12 @@ from imserver.protocol.messages import GroupIM, GroupSyncKey, SyncGroup, SyncGro
 
 
 class GroupClient:
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, delivery: Delivery, metrics: Metrics) -> None:
+        self._delivery = delivery
         self._metrics = metrics
 
-    def group_im(self, connection: IConnection, frame: Frame, _message: GroupIM) -> None:
-        refuse(connection, frame.seq, AckStatus.GROUP_NONEXISTENT, self._metrics)
+    def group_im(self, connection: IConnection, frame: Frame, _message: GroupIM) -> Deferred[None] | None:
+        return self._delivery.refuse(connection, frame.seq, AckStatus.GROUP_NONEXISTENT)
 
     def sync_group(self, connection: IConnection, _frame: Frame, message: SyncGroup) -> None:
         connection.enqueue(

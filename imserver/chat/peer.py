@@ -6,7 +6,6 @@ from twisted.python.failure import Failure
 
 from imserver.chat.delivery import Delivery
 from imserver.chat.policy import Policy
-from imserver.chat.replies import refuse
 from imserver.chat.resend import resend_of
 from imserver.interfaces import IConnection, IDirectory, Unavailable, WallClock
 from imserver.metrics import Metrics
@@ -36,15 +35,14 @@ class PeerClient:
         if message.sender != sender.uid:
             self._metrics.ignored.inc("sender")
             return None
-        if not 0 < message.receiver < SAFE_INTEGER:
+        if not _is_uid(message.receiver):
             self._metrics.ignored.inc("receiver")
             return None
         status = self._policy.peer(connection, message.receiver)
         if status is AckStatus.SUCCESS and len(message.content) > _MOST_CONTENT:
             status = AckStatus.NOT_STORED
         if status is not AckStatus.SUCCESS:
-            refuse(connection, frame.seq, status, self._metrics)
-            return None
+            return self._delivery.refuse(connection, frame.seq, status)
         receiver = UserKey(sender.appid, message.receiver)
         created = int(self._now())
         mine = user_timeline(sender)
@@ -65,6 +63,8 @@ class PeerClient:
     def rt(self, connection: IConnection, frame: Frame, message: RT) -> None:
         if message.sender != connection.uid:
             self._metrics.ignored.inc("sender")
+        elif not _is_uid(message.receiver):
+            self._metrics.ignored.inc("receiver")
         elif self._policy.peer(connection, message.receiver) is not AckStatus.SUCCESS:
             self._metrics.ignored.inc("policy")
         else:
@@ -77,3 +77,7 @@ class PeerClient:
     def _not_remembered(self, failure: Failure) -> None:
         failure.trap(Unavailable)
         self._log.warn("an unread count was not stored: {reason}", reason=failure.getErrorMessage())
+
+
+def _is_uid(number: int) -> bool:
+    return 0 < number < SAFE_INTEGER

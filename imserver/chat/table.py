@@ -62,7 +62,7 @@ class Chat:
         keepalive = KeepaliveClient()
         peer = PeerClient(policy, self.delivery, directory, metrics, now)
         room = RoomClient(policy, self.delivery, registry, metrics)
-        group = GroupClient(metrics)
+        group = GroupClient(self.delivery, metrics)
         sync = SyncClient(timelines, sync_keys, metrics)
         self._handle: dict[int, Handle] = {
             Command.AUTH_TOKEN: self._auth.auth_token,
