@@ -116,8 +116,8 @@ class ITimelines(Interface):
 
         Messages stored one after the other get rising keys in each timeline, and their Deferreds fire in that order.
 
-        Fires with `Stored` once the message is on disk (fsync). Fails with `NotStored` where it is certain, or as certain
-        as can be, that it is not.
+        Fires with `Stored` once the message is on disk (fsync). Fails with `NotStored` where it is certain, or as
+        certain as can be, that it is not.
         """
 
     def head(timeline: TimelineKey) -> Deferred[int]:
@@ -132,7 +132,10 @@ class ISyncKeys(Interface):
     """What each user has said to have (SYNC_KEY, GROUP_SYNC_KEY)."""
 
     def saved_key(user: UserKey, group: int = 0) -> Deferred[int]:
-        """Fires with the saved key of the user's own timeline, or of a super group; 0: none. Fails with `Unavailable`."""
+        """Fires with the saved key of the user's own timeline, or of a super group; 0: none.
+
+        Fails with `Unavailable`.
+        """
 
     def save_key(user: UserKey, key: int, group: int = 0) -> Deferred[None]:
         """Remember a key if it is above the one remembered. Fails with `Unavailable`."""
@@ -213,7 +216,7 @@ class IChat(Interface):
     """What a connection does with the frames of its client."""
 
     def stores(command: int) -> bool:
-        """Does this command store, so that the next one need not wait for it?"""
+        """Does this command store, or nothing at all, so that it and the next one need not wait for each other?"""
 
     def handle(connection: IConnection, frame: Frame) -> Deferred[None] | None:
         """Carry out a command. None if that is done, else a Deferred that fires (with None) when it is.

@@ -31,10 +31,13 @@ from imserver.protocol.commands import NEWEST_VERSION, Command
 from imserver.protocol.frame import Frame
 from imserver.protocol.messages import decode_from_client
 
-#: Commands that store: the next one need not wait for them (design: one turn at a time).
+#: Commands that store, which are answered in their order; the next one need not wait for them.
 STORING: Final = frozenset(
     (Command.IM, Command.GROUP_IM, Command.CUSTOMER, Command.CUSTOMER_SUPPORT, Command.CUSTOMER_V2)
 )
+#: Commands that change nothing. Clients say ACK to every push: their own messages are not to wait for it.
+WITHOUT_EFFECT: Final = frozenset((Command.ACK, Command.PONG, Command.METADATA))
+_PIPELINED: Final = STORING | WITHOUT_EFFECT
 #: Commands that do anything before a successful AUTH_TOKEN (protocol.md, Order).
 BEFORE_SIGN_IN: Final = frozenset((Command.AUTH_TOKEN, Command.PING, Command.ACK))
 
@@ -84,7 +87,7 @@ class Chat:
         }
 
     def stores(self, command: int) -> bool:
-        return command in STORING
+        return command in _PIPELINED
 
     def handle(self, connection: IConnection, frame: Frame) -> Deferred[None] | None:
         message = decode_from_client(frame.command, min(frame.version, NEWEST_VERSION), frame.body)
