@@ -87,4 +87,5 @@ class Metrics:
         self.writes_failed = Counter("imserver_writes_failed_total", "Writes that did not reach the disk.", "kind")
         self.writes_waiting = Gauge("imserver_writes_waiting", "Writes that wait for a transaction.")
         self.reads_failed = Counter("imserver_reads_failed_total", "Reads that gave no answer.", "kind")
+        self.http_requests = Counter("imserver_http_requests_total", "Answers to HTTP requests.", "status")
         self.offline_pushes = Counter("imserver_offline_pushes_total", "Messages for users who are not online.")

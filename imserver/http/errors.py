@@ -1,0 +1,43 @@
+"""From exceptions to replies (ecosystem.md, HTTP: the back-end API)."""
+
+from http import HTTPStatus
+
+import msgspec
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from imserver.http.calls import Refused, Reply
+from imserver.interfaces import AlreadyExists, NotFound, NotStored, Unavailable
+
+_log = Logger()
+
+
+def error_reply(status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    return Reply(msgspec.json.encode({"meta": {"code": status, "message": message}}), status, headers=headers)
+
+
+def reply_to(failure: Failure) -> Reply:
+    """What the caller gets where a call failed. What is a bug is logged, and told to nobody else."""
+    error = failure.value
+    match error:
+        case Refused():
+            return error_reply(error.status, str(error), _challenge(error.status))
+        case NotFound():
+            return error_reply(404, str(error))
+        case AlreadyExists():
+            return error_reply(409, str(error))
+        case Unavailable() | NotStored():
+            return error_reply(503, str(error))
+        case MethodNotAllowed():
+            allowed = ", ".join(sorted(error.valid_methods or ()))
+            return error_reply(405, f"this path answers to {allowed}", (("Allow", allowed),))
+        case HTTPException(code=int(code)) if 400 <= code < 500:
+            return error_reply(code, "there is no such call" if code == 404 else HTTPStatus(code).phrase)
+        case _:
+            _log.failure("a call over HTTP failed", failure=failure)
+            return error_reply(500, "the server failed; its log says why")
+
+
+def _challenge(status: int) -> tuple[tuple[str, str], ...]:
+    return (("WWW-Authenticate", "Bearer"),) if status == 401 else ()
