@@ -2,8 +2,8 @@
 
 Each class has the command it stands for, ``decode(body, version)``, ``encode(version)`` and ``frame(flag)``, which
 encodes it for every version at once. ``decode`` raises `ProtocolError` (kind ``short``) where the body is too short, and
-nothing else; bytes beyond a body of fixed size are passed over. Integers that do not fit their field are the caller's
-mistake and raise `struct.error`.
+nothing else; bytes beyond a body of fixed size are passed over. ``encode`` of an integer, or of a token's or device's
+length, that does not fit its field is the caller's mistake and raises `struct.error`.
 """
 
 from struct import Struct
@@ -17,6 +17,7 @@ from imserver.protocol.errors import ProtocolError
 from imserver.protocol.frame import OutFrame
 
 _INT8 = Struct("!b")
+_UINT8 = Struct("!B")
 _INT32 = Struct("!i")
 _INT64 = Struct("!q")
 _TWO_INT64 = Struct("!qq")
@@ -111,9 +112,9 @@ class AuthToken(Message, frozen=True, gc=False):
         return b"".join(
             (
                 _INT8.pack(self.platform),
-                bytes((len(self.token),)),
+                _UINT8.pack(len(self.token)),
                 self.token,
-                bytes((len(self.device),)),
+                _UINT8.pack(len(self.device)),
                 self.device,
             )
         )
