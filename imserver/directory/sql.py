@@ -23,15 +23,12 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imserver.database import schema
 from imserver.database.lanes import ReadLane, WriteLane
-from imserver.interfaces import AlreadyExists, IAccounts, IDirectory, NotFound, Unavailable, WallClock
+from imserver.interfaces import AlreadyExists, IAccounts, IDirectory, NotFound, WallClock
 from imserver.model import App, SignIn, UserKey, UserSettings
 from imserver.protocol.commands import Platform
 
@@ -77,8 +74,6 @@ class SqlDirectory:
     """Sign-ins that wait together are looked up together; what is in order (a known device, nothing unread) is not
     written at all."""
 
-    _log = Logger()
-
     def __init__(self, writes: WriteLane, reads: ReadLane, now: WallClock) -> None:
         self._reads = reads
         self._now = now
@@ -93,8 +88,7 @@ class SqlDirectory:
     # IDirectory
 
     def sign_in(self, token: bytes, device: bytes, platform: int) -> Deferred[SignIn | None]:
-        asked = _Asked(sha256(token).digest(), b"" if platform == Platform.WEB else device, platform)
-        return self._ask(asked).addErrback(self._unavailable, "sign-in")
+        return self._ask(_Asked(sha256(token).digest(), b"" if platform == Platform.WEB else device, platform))
 
     def _ask(self, asked: _Asked) -> Deferred[SignIn | None]:
         return self._sign_ins.submit(asked).addCallback(self._asked, asked, self._changes)
@@ -115,7 +109,7 @@ class SqlDirectory:
         return SignIn(known.user, known.device, known.forbidden, known.notification_on)
 
     def set_unread(self, user: UserKey, count: int) -> Deferred[None]:
-        return self._unread.submit((user, count), _ROW_SIZE).addErrback(self._unavailable, "unread")
+        return self._unread.submit((user, count), _ROW_SIZE)
 
     # IAccounts
 
@@ -149,7 +143,8 @@ class SqlDirectory:
         return self._change(partial(_revoke_tokens, user=user)).addCallback(self._changed)
 
     def settings(self, user: UserKey) -> Deferred[UserSettings]:
-        return self._reads.read("settings", partial(_settings, user=user))
+        settings: Deferred[Any] = self._reads.read("settings", partial(_refusable, call=partial(_settings, user=user)))
+        return settings.addCallback(_answer)
 
     def change_settings(
         self,
@@ -173,16 +168,7 @@ class SqlDirectory:
 
     def _change(self, call: Callable[[Connection], Result], size: int = _ROW_SIZE) -> Deferred[Result]:
         done: Deferred[Any] = self._accounts.submit(call, size)
-        return done.addCallbacks(_answer, self._unavailable, errbackArgs=("account",))
-
-    def _unavailable(self, failure: Failure, what: str) -> Failure:
-        error = failure.value
-        if not isinstance(error, SQLAlchemyError):
-            return failure
-        # Not all that the error says: the rest may hold the values of the statement.
-        reason = str(error.orig).partition("\n")[0] if isinstance(error, DBAPIError) else type(error).__name__
-        self._log.warn("writing {what} failed: {reason}", what=what, reason=reason)
-        return Failure(Unavailable(f"the database failed: {what}"))
+        return done.addCallback(_answer)
 
 
 def _answer(result: Any) -> Any:
@@ -295,16 +281,18 @@ def _set_columns(connection: Connection, values: Mapping[UserKey, Mapping[str, o
         connection.execute(insert(schema.user), added)
 
 
+def _refusable(connection: Connection, call: Callable[[Connection], Any]) -> Any:
+    """The result of a call. A refusal is a result too: to the lane it would be trouble with the database, which undoes
+    what others do in the same transaction."""
+    try:
+        return call(connection)
+    except (AlreadyExists, NotFound) as refusal:
+        return refusal
+
+
 def _run_each(connection: Connection, calls: Sequence[Callable[[Connection], Any]]) -> list[Any]:
-    """The results of the calls. A refusal is a result too, so that it does not undo the others; every call refuses
-    before it writes."""
-    results: list[Any] = []
-    for call in calls:
-        try:
-            results.append(call(connection))
-        except (AlreadyExists, NotFound) as refusal:
-            results.append(refusal)
-    return results
+    """The results of the calls. Each refuses before it writes anything."""
+    return [_refusable(connection, call) for call in calls]
 
 
 def _require_app(connection: Connection, appid: int) -> None:

@@ -18,7 +18,7 @@ class SqlHouse:
     """A database of its own, with its lanes and a directory on them."""
 
     def __init__(self, path: Path) -> None:
-        from twisted.internet import reactor as running  # noqa: TID251  the one that pytest-twisted runs
+        from twisted.internet import reactor as running
 
         reactor = cast(IReactor, running)
         url = f"sqlite:///{path / 'directory.db'}"

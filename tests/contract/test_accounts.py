@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from sqlalchemy.exc import OperationalError
 from twisted.internet.defer import gatherResults
 from zope.interface.verify import verifyObject
 
@@ -15,6 +16,7 @@ from imserver.interfaces import AlreadyExists, IAccounts, NotFound, Unavailable
 from imserver.model import App, UserKey, UserSettings
 from tests.contract.sql_directory import SqlHouse
 from tests.fakes.directory import FakeDirectory
+from tests.leaks import FlushLoggedErrors
 
 ANY = FakeDirectory | SqlDirectory
 USER = UserKey(7, 1)
@@ -248,7 +250,7 @@ async def test_closed_lane_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_broken_database_is_unavailable(house: SqlHouse) -> None:
+async def test_broken_database_is_unavailable(house: SqlHouse, flush_logged_errors: FlushLoggedErrors) -> None:
     """What the database cannot do fails with Unavailable, and with nothing else."""
     await house.directory.create_app("demo", 7)
     await house.change(lambda connection: connection.exec_driver_sql("DROP TABLE token"))
@@ -260,4 +262,5 @@ async def test_broken_database_is_unavailable(house: SqlHouse) -> None:
     ):
         with pytest.raises(Unavailable):
             await failing
+    assert flush_logged_errors(OperationalError)  # the lane told of the batch that was tried first
     assert await house.directory.apps() == [App(7, "demo")]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from sqlalchemy.exc import IntegrityError, OperationalError
 from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
@@ -16,6 +17,7 @@ from imserver.model import SignIn, UserKey
 from imserver.protocol.commands import Platform
 from tests.contract.sql_directory import SqlHouse
 from tests.fakes.directory import FakeDirectory
+from tests.leaks import FlushLoggedErrors
 
 ANY = FakeDirectory | SqlDirectory
 
@@ -264,7 +266,7 @@ async def test_new_devices_are_written_together(house: SqlHouse) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_write_spends_no_number(house: SqlHouse) -> None:
+async def test_failed_write_spends_no_number(house: SqlHouse, flush_logged_errors: FlushLoggedErrors) -> None:
     """Where the database refuses a device, its sign-in fails with Unavailable, and the next device gets its number."""
     directory = house.directory
     token = await token_of(directory, 1)
@@ -281,6 +283,7 @@ async def test_failed_write_spends_no_number(house: SqlHouse) -> None:
             answers.append(await sign_in)
         except Unavailable:
             answers.append("unavailable")
+    assert flush_logged_errors(IntegrityError)  # the lane told of the batch that was tried first
     user = UserKey(7, 1)
     assert answers == [SignIn(user, 1), "unavailable", SignIn(user, 2), "unavailable", SignIn(user, 3)]
     await house.change(lambda connection: connection.exec_driver_sql("DROP TRIGGER refuse"))
@@ -288,7 +291,7 @@ async def test_failed_write_spends_no_number(house: SqlHouse) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_broken_database_is_unavailable(house: SqlHouse) -> None:
+async def test_broken_database_is_unavailable(house: SqlHouse, flush_logged_errors: FlushLoggedErrors) -> None:
     """A read or write that the database cannot do fails with Unavailable, and with nothing else."""
     directory = house.directory
     token = await token_of(directory, 1)
@@ -297,3 +300,4 @@ async def test_broken_database_is_unavailable(house: SqlHouse) -> None:
         await directory.sign_in(token, b"", 2)
     with pytest.raises(Unavailable):
         await directory.set_unread(UserKey(7, 1), 1)
+    assert flush_logged_errors(OperationalError)  # the lane told of the transaction that failed
