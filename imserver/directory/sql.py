@@ -40,7 +40,7 @@ FIRST_APP: Final = App(7, "demo")
 #: Tokens of one user that stay in force (ecosystem.md, POST /auth/grant).
 _TOKENS_OF_USER: Final = 20
 #: Tokens made in one transaction: other writes shall not wait long behind a large order.
-_TOKENS_AT_ONCE: Final = 1000
+_TOKENS_AT_ONCE: Final = 250
 #: Random bytes of a token or secret: 192 bits, 32 characters.
 _RANDOM_BYTES: Final = 24
 #: Values in one IN (...), at most.
