@@ -1,13 +1,19 @@
 """What `twistd imserver` takes on its command line, and the service that it runs."""
 
 import sys
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
+from twisted.logger import ILogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
 
 from imserver import __version__
-from imserver.config import ConfigError, load
+from imserver.config import ConfigError, Log, load
+from imserver.errors import StartError
+from imserver.logs import log_observer
 
 
 class Options(usage.Options):
@@ -33,6 +39,30 @@ class Options(usage.Options):
         raise SystemExit(0)
 
 
+class _AsConfigured(MultiService):
+    """The server, logging as its configuration says, and ending in one line where it cannot start."""
+
+    def __init__(self, server: IService, observer: ILogObserver | None, daemon: bool) -> None:
+        MultiService.__init__(self)
+        self._observer = observer
+        self._daemon = daemon
+        server.setServiceParent(self)
+
+    def setServiceParent(self, parent: Any) -> None:
+        """twistd's application takes us in: it logs with the observer that it finds there."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        MultiService.setServiceParent(self, parent)
+
+    def privilegedStartService(self) -> None:
+        try:
+            MultiService.privilegedStartService(self)
+        except StartError as error:
+            if self._daemon:
+                raise  # the process that started the daemon is told, tells it, and exits with 1
+            raise SystemExit(f"imserver: {error}") from None
+
+
 def makeService(options: Options) -> IService:
     """The service for twistd.
 
@@ -41,14 +71,23 @@ def makeService(options: Options) -> IService:
     """
     try:
         config = load(options["config"], options["data"])
-    except ConfigError as error:
-        raise SystemExit(f"imserver: {error}") from None
-    # Here, and not above: some of what wiring imports installs the default reactor, and twistd may want another.
-    from twisted.internet import reactor  # noqa: TID251 - twistd hands over none
+        # Here, and not above: some of what wiring imports installs the default reactor, and twistd may want another.
+        from twisted.internet import reactor  # noqa: TID251 - twistd hands over none
 
-    from imserver.wiring import StartError, build
+        from imserver.wiring import build
 
-    try:
-        return build(config, reactor)
-    except StartError as error:
+        server = build(config, reactor)
+    except (ConfigError, StartError) as error:
         raise SystemExit(f"imserver: {error}") from None
+    twistd: Mapping[str, Any] = options.parent or {}
+    return _AsConfigured(server, _observer(twistd, config.log), not twistd.get("nodaemon", True))
+
+
+def _observer(twistd: Mapping[str, Any], log: Log) -> ILogObserver | None:
+    """The log as the configuration wants it, where twistd's own options say that it goes; None: that is twistd's."""
+    if twistd.get("logger") or twistd.get("syslog"):
+        return None
+    name = twistd.get("logfile")
+    if name == "-" or (not name and twistd.get("nodaemon", True)):
+        return log_observer(sys.stdout, log.format, log.level)
+    return log_observer(LogFile.fromFullPath(name or "twistd.log"), log.format, log.level)
