@@ -375,7 +375,6 @@ def _parse_endpoint(description: str) -> _Endpoint:
         ValueError: says what is wrong with it.
     """
     kind, *words = re.split(r"(?<!\\):", description)
-    kind = kind.lower()
     names = _ENDPOINTS.get(kind)
     if names is None:
         kinds = (*_ENDPOINTS, *_plugin_endpoints())

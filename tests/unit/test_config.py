@@ -6,6 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from sqlalchemy.engine import make_url
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.testing import MemoryReactor
 
 from imserver.config import Config, ConfigError, Database, load
 from imserver.model import Limits
@@ -236,16 +239,25 @@ def test_empty_data_argument() -> None:
         "tcp:0",
         "tcp:65535:interface=127.0.0.1:backlog=100",
         "tcp:interface=127.0.0.1:23000",
-        "TCP:23000",
         r"tcp6:23000:interface=\:\:1",
         r"unix:/run/a\:b.sock:mode=660:lockfile=0",
-        "systemd:domain=INET:index=0",
+        "tcp:23000:127.0.0.1:100",
         "haproxy:tcp:23000",
-        f"ssl:24430:privateKey={SHIPPED}:certKey={SHIPPED}",
     ],
 )
 def test_endpoint_accepted(file: Path, endpoint: str) -> None:
-    """Twisted's ways to write an endpoint."""
+    """Twisted's ways to write an endpoint: what is accepted here, Twisted understands."""
+    file.write_text(f"[listen]\ntcp = ['{endpoint}']")
+    assert load(str(file)).listen.tcp == (endpoint,)
+    assert IStreamServerEndpoint.providedBy(serverFromString(MemoryReactor(), endpoint))
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["systemd:domain=INET:index=0", "systemd:domain=INET6:name=im", f"ssl:1:privateKey={SHIPPED}:certKey={SHIPPED}"],
+)
+def test_endpoint_that_needs_its_surroundings(file: Path, endpoint: str) -> None:
+    """Sockets of systemd and the contents of key files are looked at when the server starts, not here."""
     file.write_text(f"[listen]\ntcp = ['{endpoint}']")
     assert load(str(file)).listen.tcp == (endpoint,)
 
@@ -254,6 +266,7 @@ def test_endpoint_accepted(file: Path, endpoint: str) -> None:
     ("endpoint", "complaint"),
     [
         ("", 'no kind of endpoint ""'),
+        ("TCP:1", 'no kind of endpoint "TCP"'),
         ("23000", 'no kind of endpoint "23000"'),
         ("stdio:", 'no kind of endpoint "stdio"'),
         ("tcp", "port is missing"),

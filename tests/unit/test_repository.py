@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from imserver.config import load
@@ -89,16 +90,17 @@ def test_twistd_options_exist(document: str) -> None:
 
 def test_imctl_commands_exist(document: str) -> None:
     """`imctl something` is a command, as far as the words before the first argument go."""
-    from imserver.cli import main
+    from imserver.cli.root import imctl
 
     used = re.findall(r"(?:`|bin/)imctl((?: --(?:config|data) \S+| --json)*)((?: [a-z]+)+)", document)
     for _, words in used:
-        known = main.commands
+        known = imctl.commands
         for word in words.split():
             assert word in known, f"imctl{words}"
-            if not hasattr(known[word], "commands"):
+            command = known[word]
+            if not isinstance(command, click.Group):
                 break
-            known = known[word].commands
+            known = command.commands
 
 
 def test_readme_tells_the_ports() -> None:
