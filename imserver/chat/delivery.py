@@ -125,7 +125,7 @@ class Delivery:
         self._answered(origin)
 
     def _answered(self, origin: Origin) -> None:
-        if self._newest[origin.connection] is origin:
+        if self._newest.get(origin.connection) is origin:
             del self._newest[origin.connection]
         for turn in origin.refusals:
             turn.callback(None)

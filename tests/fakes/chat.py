@@ -230,10 +230,11 @@ class MemoryTimelines:
         self._held = self._held or []
 
     def release(self) -> None:
-        """Store what was held, in order."""
-        held, self._held = self._held or [], None
-        for message, done in held:
+        """Store what was held, in order, and what comes meanwhile after it."""
+        while self._held:
+            message, done = self._held.pop(0)
             self._store(message).chainDeferred(done)
+        self._held = None
 
     def store(self, message: NewMessage) -> Deferred[Stored]:
         if self._held is None:
