@@ -91,7 +91,7 @@ def messages(message: type[Message]) -> SearchStrategy[Message]:
 
 
 EACH_MESSAGE = pytest.mark.parametrize("message", MESSAGES.values(), ids=lambda message: message.__name__)
-#: A long search is shared by the classes.
+#: For what is searched once a class, and for what has few cases: a long search is shared.
 SHARED = settings(max_examples=max(100, settings().max_examples // len(MESSAGES)))
 any_version = st.sampled_from(VERSIONS)
 any_byte = st.integers(0, 255)
@@ -173,6 +173,7 @@ def taken(decoder: FrameDecoder, most: int) -> list[bytes]:
     return [encode_frame(*frame) for _ in range(most) if (frame := decoder.next_frame()) is not None]
 
 
+@SHARED
 @given(st.lists(frames(), max_size=6), st.data())
 def test_good_frames_are_all_found(written: list[bytes], data: st.DataObject) -> None:
     """Frames whose headers fit come out as they went in, however they were cut and whenever they are taken."""
@@ -196,6 +197,7 @@ def test_byte_by_byte(data: bytes, start: int) -> None:
 # Memory
 
 
+@SHARED
 @given(
     st.integers(-(2**31), -1) | st.integers(MAX_BODY + 1, 2**31 - 1) | st.sampled_from((-(2**31), 2**31 - 1)),
     st.integers(1, HEADER_SIZE),
@@ -378,7 +380,7 @@ def unjoin(data: bytes) -> Iterator[Frame]:
     assert len(decoder) == 0
 
 
-@given(st.lists(st.tuples(server_messages, any_byte), max_size=6), st.integers(0, 2**31 - 10), any_version)
+@given(st.lists(st.tuples(server_messages, any_byte), max_size=4), st.integers(0, 2**31 - 10), any_version)
 def test_joined_frames_are_read_again(sent: list[tuple[Message, int]], seq: int, version: int) -> None:
     """What leaves in one write is read as the same messages and flags, with consecutive seq, in the right version."""
     data, last = join_frames([message.frame(flag) for message, flag in sent], seq, version)
@@ -392,6 +394,7 @@ def test_joined_frames_are_read_again(sent: list[tuple[Message, int]], seq: int,
     assert last == seq + len(sent)
 
 
+@SHARED
 @given(st.lists(server_messages, max_size=6), any_version)
 def test_envelopes_stand_before_frames(sent: list[Message], version: int) -> None:
     """Each frame follows its envelope, which was told its size: without the envelopes the rest is the plain bytes."""
