@@ -9,6 +9,7 @@ Down: not ready, no new clients, nothing more read, what is in storage finished,
 closed, HTTP closed, database closed.
 """
 
+import gc
 import json
 import os
 import pwd
@@ -53,6 +54,9 @@ from imserver.storage.timelines import Timelines
 #: Seconds for which a thread keeps the GIL when another wants it. The write lane and the reactor hand work to each
 #: other thousands of times a second; the default of 5 ms would be the rhythm of that.
 _SWITCH_INTERVAL: Final = 0.0005
+#: A message on its way is some fifty objects, and none of them garbage that only the collector would find. With the
+#: default of 700 it would look at them all, several times, before they are gone.
+_GC_THRESHOLDS: Final = (50_000, 20, 50)
 #: Connections that wait to be accepted: after a restart everybody comes at once.
 _BACKLOG: Final = 1024
 #: Seconds between two looks for connections whose time is up.
@@ -180,6 +184,10 @@ class Server(Service):
         for call, seconds in self._repeated:
             call.clock = self._reactor
             call.start(seconds)
+        # What is there now stays: no garbage collection need look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         self._serving = True
         self._write_listening()
         self._notifier.notify("READY=1")

@@ -250,7 +250,7 @@ def test_flags_are_the_servers(world: World, flag: int) -> None:
     """Of what the sender sets only TEXT goes on: into the timeline, to the receiver, to the sender's other devices."""
     alice, tablet, bob = world.connect(ALICE, b"phone"), world.connect(ALICE, b"tablet"), world.connect(BOB)
     world.say(alice, HELLO, flag)
-    text = Flag(flag & Flag.TEXT)
+    text = flag & Flag.TEXT
     assert bob.units == tablet.units == [pushed(2, HEARD, text)]
     assert alice.units == [acked(2, 1)]
     assert [entries[0].flag for entries in world.timelines.entries.values()] == [text, text]
