@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.application.service import IService, MultiService
@@ -42,10 +43,10 @@ class Options(usage.Options):
 class _AsConfigured(MultiService):
     """The server, logging as its configuration says, and ending in one line where it cannot start."""
 
-    def __init__(self, server: IService, observer: ILogObserver | None, daemon: bool) -> None:
+    def __init__(self, server: IService, observer: ILogObserver | None, twistd: Mapping[str, Any]) -> None:
         MultiService.__init__(self)
         self._observer = observer
-        self._daemon = daemon
+        self._twistd = twistd
         server.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -58,9 +59,13 @@ class _AsConfigured(MultiService):
         try:
             MultiService.privilegedStartService(self)
         except StartError as error:
-            if self._daemon:
+            if not self._twistd.get("nodaemon", True):
                 raise  # the process that started the daemon is told, tells it, and exits with 1
-            raise SystemExit(f"imserver: {error}") from None
+            # twistd forgets its pid file when it is left this way, and what is written to sys.stderr goes to the log.
+            if self._twistd.get("pidfile"):
+                Path(self._twistd["pidfile"]).unlink(missing_ok=True)
+            print(f"imserver: {error}", file=sys.__stderr__)
+            raise SystemExit(1) from None
 
 
 def makeService(options: Options) -> IService:
@@ -80,7 +85,7 @@ def makeService(options: Options) -> IService:
     except (ConfigError, StartError) as error:
         raise SystemExit(f"imserver: {error}") from None
     twistd: Mapping[str, Any] = options.parent or {}
-    return _AsConfigured(server, _observer(twistd, config.log), not twistd.get("nodaemon", True))
+    return _AsConfigured(server, _observer(twistd, config.log), twistd)
 
 
 def _observer(twistd: Mapping[str, Any], log: Log) -> ILogObserver | None:

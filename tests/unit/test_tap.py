@@ -1,8 +1,12 @@
 """`twistd imserver`: its options, and how it ends where the configuration is wrong, as a real process."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ def twistd(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", *words]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     return subprocess.run(
-        command, check=False, cwd=directory, env=environment, capture_output=True, text=True, timeout=60
+        command, check=False, cwd=directory, env=environment, capture_output=True, text=True, timeout=30
     )
 
 
@@ -82,3 +86,50 @@ def test_help_is_worth_reading(tmp_path: Path) -> None:
     text = " ".join(ended.stdout.split())
     for words in ("--config=", "--data=", "23000", "13891", "6666", "SIGTERM", "etc/imserver.toml", "imctl --help"):
         assert words in text
+
+
+def test_data_directory_that_cannot_be(tmp_path: Path) -> None:
+    """A data directory below a file: one line, status 1."""
+    (tmp_path / "file").touch()
+    ended = twistd(tmp_path, "imserver", "--data", "file/data")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"imserver: {tmp_path}/file/data: Not a directory; ")
+    assert ended.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def taken_port(tmp_path: Path) -> Iterator[int]:
+    """A port that somebody else listens on, and in im.toml a server that wants it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        (tmp_path / "im.toml").write_text(
+            f'[listen]\ntcp = ["tcp:{port}:interface=127.0.0.1"]\n'
+            'websocket = ["tcp:0:interface=127.0.0.1"]\nhttp = ["tcp:0:interface=127.0.0.1"]\n'
+        )
+        yield port
+    left = tmp_path / "twistd.pid"
+    if left.exists():  # a daemon that should not be
+        with suppress(ProcessLookupError):
+            os.kill(int(left.read_text()), signal.SIGKILL)
+        pytest.fail("twistd left its pid file, and perhaps a process")
+
+
+def test_port_that_is_taken(tmp_path: Path, taken_port: int) -> None:
+    """In the foreground: status 1, and one line on standard error that names the port; the log has no traceback."""
+    ended = twistd(tmp_path, "--nodaemon", "imserver", "--config", "im.toml")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(
+        f'imserver: cannot listen on "tcp:{taken_port}:interface=127.0.0.1": Address already'
+    )
+    assert ended.stderr.count("\n") == 1
+    assert "Traceback" not in ended.stdout
+
+
+def test_port_that_is_taken_for_a_daemon(tmp_path: Path, taken_port: int) -> None:
+    """A daemon: twistd tells whoever started it, in its own words and with status 1, and leaves no process."""
+    ended = twistd(tmp_path, "imserver", "--config", "im.toml")
+    assert ended.returncode == 1
+    assert f'cannot listen on "tcp:{taken_port}:' in ended.stderr
+    assert not (tmp_path / "twistd.pid").exists()
+    assert not (tmp_path / "var" / "listening.json").exists()
