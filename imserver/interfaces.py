@@ -189,6 +189,8 @@ class IAccounts(Interface):
 class IBus(Interface):
     """The other nodes. On one node there are none, and nothing waits for them."""
 
+    alone = Attribute("bool: there are no other nodes, so that nothing need be made for them.")
+
     def subscribe(user: UserKey) -> Deferred[None] | None:
         """The user has a first connection here. None, or what fires once messages from other nodes arrive."""
 

@@ -10,6 +10,8 @@ from imserver.model import Push, UserKey
 class LocalBus:
     """There is nobody else to tell."""
 
+    alone = True
+
     def subscribe(self, user: UserKey) -> None:
         return None
 

@@ -64,10 +64,8 @@ class Delivery:
         """
         origin = Origin(connection, seq, self._monotonic())
         self._newest[connection] = origin
-        return (
-            self._timelines.store(message)
-            .addCallback(self._push_stored, message, connection.user, connection)
-            .addCallbacks(self._acknowledge, self._not_stored, callbackArgs=(origin,), errbackArgs=(origin,))
+        return self._timelines.store(message).addCallbacks(
+            self._acknowledge, self._not_stored, callbackArgs=(message, origin), errbackArgs=(origin,)
         )
 
     def refuse(self, connection: IConnection, seq: int, status: AckStatus) -> Deferred[None] | None:
@@ -100,20 +98,27 @@ class Delivery:
         registry, bus = self._registry, self._bus
         for timeline, key in zip(message.timelines, stored.keys, strict=True):
             user = UserKey(timeline.appid, timeline.owner)
-            device = message.device if user == sender else 0
-            notify = SyncNotify(key).frame()
-            push = Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify)
-            for connection in registry.connections_of(user):
-                if connection is not origin and not (device and connection.device == device):
+            is_sender = user == sender
+            device = message.device if is_sender else 0
+            connections = [
+                connection
+                for connection in registry.connections_of(user)
+                if connection is not origin and not (device and connection.device == device)
+            ]
+            if connections or not bus.alone:
+                notify = SyncNotify(key).frame()
+                push = Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify)
+                for connection in connections:
                     connection.enqueue_non_block(push)
-            bus.publish_to_user(user, push, device)
-            if user != sender and not registry.is_online(user) and not bus.online_elsewhere(user):
+                bus.publish_to_user(user, push, device)
+            if not is_sender and not registry.is_online(user) and not bus.online_elsewhere(user):
                 offline.append(user)
         if offline:
             self._metrics.offline_pushes.inc(by=len(offline))
             self._push_queue.push(message, offline)
 
-    def _acknowledge(self, stored: Stored, origin: Origin) -> None:
+    def _acknowledge(self, stored: Stored, message: NewMessage, origin: Origin) -> None:
+        self._push_stored(stored, message, origin.connection.user, origin.connection)
         origin.connection.enqueue(ack_with_keys(origin.seq, stored.keys[0]))
         self._metrics.ack_seconds.observe(self._monotonic() - origin.arrived)
         self._answered(origin)

@@ -170,6 +170,8 @@ class PublishedToRoom(NamedTuple):
 class FakeBus:
     """Other nodes that hear everything and say nothing."""
 
+    alone = False
+
     def __init__(self) -> None:
         self.subscribed: list[UserKey] = []
         self.unsubscribed: list[UserKey] = []
