@@ -17,18 +17,17 @@ def _run(coroutine: Any) -> Any:
 
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[Callable[[str], ServerProcess]]:
-    """Makes a server with these settings and starts it. Whatever still runs when the test is over is killed."""
+    """Makes a server with these settings, to be started. Whatever still runs when the test is over is killed."""
     from twisted.internet import reactor
 
     servers: list[ServerProcess] = []
 
-    def start(settings: str = "") -> ServerProcess:
+    def make(settings: str = "") -> ServerProcess:
         process = ServerProcess(reactor, tmp_path, settings)
         servers.append(process)
-        _run(process.start())
         return process
 
-    yield start
+    yield make
     for process in servers:
         if process.is_running:
             _run(process.kill())
@@ -38,5 +37,6 @@ def new_server(tmp_path: Path) -> Iterator[Callable[[str], ServerProcess]]:
 def server(new_server: Callable[[str], ServerProcess]) -> Iterator[ServerProcess]:
     """A server with the default settings. It must end with 0 when the test is over."""
     process = new_server("")
+    _run(process.start())
     yield process
     assert _run(process.stop()) == 0, process.log

@@ -75,6 +75,7 @@ async def kill_rounds(new_server: Callable[[str], ServerProcess], rounds: int, s
 
     chance = random.Random(seed)
     server = new_server("")
+    await server.start()
     tokens = await server.tokens(1, 2 * PAIRS)
     senders = [Sender(uid, PAIRS + uid) for uid in range(1, PAIRS + 1)]
     for _ in range(rounds):
@@ -118,6 +119,7 @@ async def test_resend_after_a_restart(new_server: Callable[[str], ServerProcess]
     from imserver.protocol.messages import Metadata
 
     server = new_server("")
+    await server.start()
     tokens = await server.tokens(1, 2)
     alice = await server.client(tokens[1], device="a")
     alice.send(IM(1, 2, 0, 0, b'{"text":"once","uuid":"the-same"}'))
