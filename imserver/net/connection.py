@@ -36,6 +36,8 @@ _REFUSED: Final = Unit((AuthStatus(1).frame(),))
 class Listeners:
     """What the connections of all transports share, and all of them."""
 
+    _log = Logger()
+
     def __init__(
         self,
         chat: IChat,
@@ -59,7 +61,11 @@ class Listeners:
         """To be called once a second: end what has had its time. One loop, rather than a timer a connection."""
         now = self.clock.seconds()
         for connection in [c for c in self.connections if c.deadline <= now]:
-            connection.overdue(now)
+            try:
+                connection.overdue(now)
+            except Exception:  # one connection's trouble must not lift the deadlines of all others
+                self._log.failure("ending connection {number} failed", number=connection.number)
+                connection.write_failed()
 
     async def drain(self, seconds: float) -> None:
         """End all connections, and lose nothing that a client which reads could still get.
@@ -67,11 +73,13 @@ class Listeners:
         Nothing more is read; what is in storage is finished and answered; a client gets up to `seconds` to take what
         waits for it, and is closed when it has; one that does not go then is cut off.
         """
+        end = self.clock.seconds() + seconds
         for connection in list(self.connections):
-            connection.close_later("stopping")
-        began = self.clock.seconds()
-        while self.connections and self.clock.seconds() - began < seconds + _LINGER:
-            time_is_up = self.clock.seconds() - began >= seconds
+            if not connection.closed:
+                connection.close_later("stopping")
+                connection.deadline = end
+        while self.connections and self.clock.seconds() < end + _LINGER:
+            time_is_up = self.clock.seconds() >= end
             for connection in list(self.connections):
                 if time_is_up or connection.is_quiet():
                     connection.close("stopping")
@@ -257,7 +265,7 @@ class Connection(OutQueue):
         """Stop reading while the client may not go on, and go on when it may: its own TCP window is the queue."""
         if self.closed or self._reading_stopped:
             return
-        if len(self._decoder) > _UNDECODED:
+        if len(self._decoder) > _UNDECODED and (self._turn_taken or self._frame_held is not None):
             reason = "unfinished"
         elif self._reply_bytes > self._limits.reply_bytes:
             reason = "replies"
@@ -276,6 +284,8 @@ class Connection(OutQueue):
             if not self._pause_reason:
                 self.transport.pauseProducing()
         else:
+            # Nothing could be heard of it until now.
+            self._heard_at = self._listeners.clock.seconds()
             self.transport.resumeProducing()
         self._pause_reason = reason
 
@@ -350,17 +360,23 @@ class Connection(OutQueue):
         if self.closed:
             return
         self._metrics.closed.inc(reason)
+        self._reading_stopped = reason
+        # The transport may have all that waits, whether the client takes it or not: nothing of it is dropped any more.
+        self.transport.unregisterProducer()
+        self._write_paused = False
         self.flush()
-        if self._write_paused:
-            self.write_failed()
-            return
+        self.part()
+        # The client's own good-bye is to be heard, under TLS and WebSocket.
+        self.transport.resumeProducing()
+        self.lose_transport(reason)
+
+    def part(self) -> None:
+        """Nothing more is for this client. It has a moment to take what was written; then it is cut off."""
         self.discard()
         self.deadline = self._listeners.clock.seconds() + _LINGER
-        self.lose_transport(reason)
 
     def lose_transport(self, reason: str) -> None:
         """Say good-bye in the transport's own way, after what was written has left."""
-        self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def pauseProducing(self) -> None:
@@ -368,7 +384,8 @@ class Connection(OutQueue):
         now = self._listeners.clock.seconds()
         self._stalled_since = now
         self._unsent = _unsent_bytes(self.transport)
-        self.deadline = min(self.deadline, now + self._limits.stalled_seconds)
+        if self.user is not None:  # who has not signed in has less time than this anyway
+            self.deadline = min(self.deadline, now + self._limits.stalled_seconds)
 
     def overdue(self, now: float) -> None:
         """Close if this connection's time is up; else say when to look again."""

@@ -81,7 +81,7 @@ class FakeTransport(FileDescriptor):
     def drain(self, size: int | None = None) -> None:
         """Read up to `size` bytes, or all that is there."""
         self._window = 1 << 62 if size is None else size
-        while self in self._clock.getWriters() and self._window and not self.aborted:
+        while self._window and self.is_writing():
             reason = FileDescriptor.doWrite(self)
             if reason is not None:
                 self.connectionLost(Failure(ConnectionDone()))
@@ -90,7 +90,7 @@ class FakeTransport(FileDescriptor):
     def send(self, data: bytes) -> None:
         """Send bytes; the server reads them once it wants to, at most `READ_SIZE` at a time."""
         self.unread += data
-        while self.unread and self.reading and self.protocol is not None:
+        while self.unread and self.is_reading() and self.protocol is not None:
             data = bytes(self.unread[:READ_SIZE])
             del self.unread[:READ_SIZE]
             self.protocol.dataReceived(data)
@@ -101,10 +101,13 @@ class FakeTransport(FileDescriptor):
 
     # What the test looks at.
 
-    @property
-    def reading(self) -> bool:
+    def is_reading(self) -> bool:
         """Does the server want to read?"""
         return self in self._clock.getReaders()
+
+    def is_writing(self) -> bool:
+        """Has the server anything to write, or a close to come after it?"""
+        return self in self._clock.getWriters() and not self.aborted
 
     @property
     def unsent(self) -> int:

@@ -74,11 +74,31 @@ class Client:
 
     def read(self) -> list[Frame]:
         """Read until nothing more comes; all frames since the connection began."""
+        self.take()
+        return self.received()
+
+    def take(self) -> None:
+        """Read until nothing more comes."""
         self._server.settle()
-        while self.transport.unsent:
+        while self.transport.is_writing():
             self.transport.drain()
             self._server.settle()
-        return self.received()
+
+    def is_read(self) -> bool:
+        """Does the server read from this client?"""
+        return self.transport.is_reading()
+
+    def is_closed(self) -> bool:
+        """Has the server closed its connection, whether or not that has come through?"""
+        return self.connection.closed
+
+    def is_gone(self) -> bool:
+        """Has the connection ended as it should, with all that was written?"""
+        return bool(self.transport.disconnected) and not self.transport.aborted
+
+    def is_cut_off(self) -> bool:
+        """Has the server cut it off?"""
+        return self.transport.aborted
 
     def received(self) -> list[Frame]:
         """The frames that the client has read so far."""
