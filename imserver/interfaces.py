@@ -77,7 +77,7 @@ class IConnection(Interface):
         """Read nothing more, and close a while later: a client that reconnects at once, for ever, is held that long."""
 
     def close(reason: str) -> None:
-        """Close once what is queued has left, or a few seconds later where the client does not take it. Counted by `reason`."""
+        """Close once what is queued has left, within a few seconds whatever the client takes. Counted by `reason`."""
 
 
 class IClientRegistry(Interface):
