@@ -311,10 +311,8 @@ class Connection(OutQueue):
 
     def forwarded_for(self, address: str) -> bool:
         """A trusted proxy says who is behind it. False where that address may have no more connections."""
-        admission = self._listeners.admission
-        if not admission.admit(address):
+        if not self._listeners.admission.move(self.address, address):
             return False
-        admission.release(self.address)
         self.address = address
         return True
 

@@ -1,12 +1,23 @@
 """How many may come, from where, and how often they may fail to say who they are."""
 
+from typing import Any
+
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol
 
 from imserver.metrics import Metrics
 from imserver.model import Limits
 
 #: Failed sign-ins of an address are counted over so many seconds.
 _FAILURE_WINDOW = 60.0
+
+
+class TurnedAway(Protocol):
+    """Ends a connection that may not come. To give Twisted no protocol at all would do over TCP, but not under TLS."""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.abortConnection()
 
 
 class Admission:
@@ -18,23 +29,25 @@ class Admission:
         self._clock = clock
         self._total = 0
         self._by_address: dict[str, int] = {}
-        #: Holds no more addresses than sign-ins failed in two windows; each of those cost a connection.
+        #: Holds no more addresses than sign-ins failed in a window; each of those cost a connection.
         self._failures: dict[str, int] = {}
         self._window_began = 0.0
 
     def admit(self, address: str) -> bool:
         """May this address have one more connection? If so it counts until `release`."""
         limits = self._limits
-        here = self._by_address.get(address, 0)
         if 0 < limits.connections <= self._total:
             self._metrics.refused.inc("connections")
             return False
-        if 0 < limits.connections_per_address <= here:
+        if 0 < limits.connections_per_address <= self._by_address.get(address, 0):
             self._metrics.refused.inc("address")
             return False
-        self._total += 1
-        self._by_address[address] = here + 1
+        self._count(address)
         return True
+
+    def _count(self, address: str) -> None:
+        self._total += 1
+        self._by_address[address] = self._by_address.get(address, 0) + 1
 
     def release(self, address: str) -> None:
         self._total -= 1
@@ -43,6 +56,17 @@ class Admission:
             self._by_address[address] = left
         else:
             del self._by_address[address]
+
+    def move(self, old: str, new: str) -> bool:
+        """A connection that counts for one address turns out to come from another.
+
+        False: that address may have no more, and the connection counts for the old one as before.
+        """
+        self.release(old)
+        if self.admit(new):
+            return True
+        self._count(old)
+        return False
 
     def sign_in_failed(self, address: str) -> None:
         self._forget_old()

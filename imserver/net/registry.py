@@ -64,7 +64,8 @@ class ClientRegistry:
 
     def is_online(self, user: UserKey) -> bool:
         for connection in self._users.get(user, _NOBODY):
-            if connection.platform_id in MOBILE or not connection.notification_on:
+            # A closed one takes nothing any more, though it may take seconds until its transport is gone.
+            if not connection.closed and (connection.platform_id in MOBILE or not connection.notification_on):
                 return True
         return False
 

@@ -7,6 +7,7 @@ from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
 from imserver.net.connection import Connection, Listeners
+from imserver.net.limits import TurnedAway
 
 
 class TcpConnection(Connection):
@@ -45,9 +46,8 @@ class TcpFactory(ServerFactory):
     def __init__(self, listeners: Listeners) -> None:
         self._listeners = listeners
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """None, which makes Twisted close the connection, where it may not come."""
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         address = getattr(addr, "host", "local")
         if not self._listeners.admission.admit(address):
-            return None
+            return TurnedAway()
         return TcpProtocol(address, self._listeners)

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from imserver.net.connection import Connection, Listeners
+from imserver.net.limits import TurnedAway
 from imserver.protocol.errors import ProtocolError
 from imserver.protocol.frame import HEADER, HEADER_SIZE, MAX_BODY, OutFrame, join_frames
 
@@ -301,11 +302,10 @@ class WebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobah
             },
         )
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """None, which makes Twisted close the connection, where it may not come."""
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         address = getattr(addr, "host", "local")
         if not self._admission.admit(address):
-            return None
+            return TurnedAway()
         protocol: Protocol = self._protocol(address)
         protocol.factory = self
         return protocol
