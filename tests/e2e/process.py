@@ -1,6 +1,7 @@
 """`twistd imserver` as a process of its own, for tests that talk to it over real sockets."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -44,6 +45,9 @@ class _Output(ProcessProtocol):
 class ServerProcess:
     """A server on free ports of 127.0.0.1, with its data in a directory that outlives it."""
 
+    #: A directory to be put before Python's other paths when the server starts.
+    python_path: Path | None = None
+
     def __init__(self, reactor: Any, directory: Path, settings: str = "") -> None:
         self._reactor = reactor
         self.data = directory / "data"
@@ -74,8 +78,16 @@ class ServerProcess:
         """Start, and wait until clients are served."""
         self._output = _Output()
         command = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", "imserver"]
+        environment = dict(os.environ)
+        if self.python_path is not None:
+            paths = [str(self.python_path), environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         self._process = self._reactor.spawnProcess(
-            self._output, command[0], [*command, "--config", str(self._config)], env=None, path=str(self.data.parent)
+            self._output,
+            command[0],
+            [*command, "--config", str(self._config)],
+            env=environment,
+            path=str(self.data.parent),
         )
         await self._output.ready.addTimeout(_PATIENCE, self._reactor)
 

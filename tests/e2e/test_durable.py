@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -75,6 +76,7 @@ async def kill_rounds(new_server: Callable[[str], ServerProcess], rounds: int, s
 
     chance = random.Random(seed)
     server = new_server("")
+    server.python_path = Path(__file__).parent / "slow_disk"
     await server.start()
     tokens = await server.tokens(1, 2 * PAIRS)
     senders = [Sender(uid, PAIRS + uid) for uid in range(1, PAIRS + 1)]
