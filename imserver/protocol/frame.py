@@ -12,11 +12,8 @@ from imserver.protocol.errors import ProtocolError
 
 HEADER: Final = Struct("!iiBBBB")
 HEADER_SIZE: Final = HEADER.size
-#: Bytes that a body may have that comes from a client.
+#: Bytes that a body may have.
 MAX_BODY: Final = 32767
-#: Bytes that a client should take from a server. More than `MAX_BODY`: a message of version 0 grows by a timestamp when
-#: later versions read it, and a notification may list the members of a large group.
-MAX_SERVER_BODY: Final = 1 << 20
 
 _pack_header = HEADER.pack
 _unpack_header = HEADER.unpack_from
@@ -38,15 +35,11 @@ class FrameDecoder:
     It holds what `feed` brought and `next_frame` has not taken, and at most one unfinished frame besides: a header is
     refused as soon as it is complete, before any byte of its body is waited for. After a `ProtocolError` it is of no
     further use.
-
-    Args:
-        max_body: bytes that a body may have. `MAX_BODY` for what clients send, `MAX_SERVER_BODY` for what servers send.
     """
 
-    __slots__ = ("_at", "_data", "_max_body")
+    __slots__ = ("_at", "_data")
 
-    def __init__(self, max_body: int = MAX_BODY) -> None:
-        self._max_body = max_body
+    def __init__(self) -> None:
         self._data = b""
         self._at = 0
 
@@ -60,7 +53,7 @@ class FrameDecoder:
     def next_frame(self) -> Frame | None:
         """The next complete frame, or None until more bytes are fed.
 
-        Raises `ProtocolError` where the header's length is below 0 or above `max_body`.
+        Raises `ProtocolError` where the header's length is below 0 or above `MAX_BODY`.
         """
         data = self._data
         at = self._at
@@ -69,8 +62,8 @@ class FrameDecoder:
             self._release()
             return None
         length, seq, command, version, flag, _padding = _unpack_header(data, at)
-        if not 0 <= length <= self._max_body:
-            raise ProtocolError("length", f"a body of {length} bytes; 0 to {self._max_body} are allowed")
+        if not 0 <= length <= MAX_BODY:
+            raise ProtocolError("length", f"a body of {length} bytes; 0 to {MAX_BODY} are allowed")
         end = start + length
         if end > len(data):
             self._release()

@@ -1,13 +1,13 @@
 """Bodies <-> values: one class a command (protocol.md, Commands).
 
 Each class has the command it stands for, ``decode(body, version)``, ``encode(version)`` and ``frame(flag)``, which
-encodes it for every version at once. ``decode`` raises `ProtocolError` (kind ``short``) where the body is too short, and
-nothing else; bytes beyond a body of fixed size are passed over. ``encode`` of an integer, or of a token's or device's
-length, that does not fit its field is the caller's mistake and raises `struct.error`.
+encodes it for every version at once. ``decode`` raises `ProtocolError` (kind ``short``) where the body is too short,
+and nothing else; bytes beyond a body of fixed size are passed over. ``encode`` of an integer, or of a token's or
+device's length, that does not fit its field is the caller's mistake and raises `struct.error`.
 """
 
+import struct
 from struct import Struct
-from struct import error as StructError
 from typing import ClassVar, Final, Self
 
 import msgspec
@@ -136,7 +136,7 @@ class _PeerMessage(Message, frozen=True, gc=False):
                 sender, receiver, msgid = _IM_HEAD_V0.unpack_from(body)
                 return cls(sender, receiver, 0, msgid, body[20:])
             sender, receiver, timestamp, msgid = _IM_HEAD.unpack_from(body)
-        except StructError:
+        except struct.error:
             raise _short(cls.command, body) from None
         return cls(sender, receiver, timestamp, msgid, body[24:])
 
@@ -178,7 +178,7 @@ class Ack(Message, frozen=True, gc=False):
             if version >= 2:
                 return cls(*_ACK.unpack_from(body))
             return cls(_INT32.unpack_from(body)[0])
-        except StructError:
+        except struct.error:
             raise _short(cls.command, body) from None
 
     def encode(self, version: int) -> bytes:
@@ -230,7 +230,7 @@ class _Realtime(Message, frozen=True, gc=False):
     def decode(cls, body: bytes, version: int) -> Self:
         try:
             sender, receiver = _TWO_INT64.unpack_from(body)
-        except StructError:
+        except struct.error:
             raise _short(cls.command, body) from None
         return cls(sender, receiver, body[16:])
 
@@ -302,7 +302,7 @@ class Customer(Message, frozen=True, gc=False):
     def decode(cls, body: bytes, version: int) -> Self:
         try:
             a, b, c, d, timestamp = _CUSTOMER_HEAD.unpack_from(body)
-        except StructError:
+        except struct.error:
             raise _short(cls.command, body) from None
         return cls(a, b, c, d, timestamp, body[36:])
 
@@ -332,7 +332,7 @@ class CustomerV2(Message, frozen=True, gc=False):
     def decode(cls, body: bytes, version: int) -> Self:
         try:
             a, b, c, d, timestamp = _CUSTOMER_HEAD.unpack_from(body)
-        except StructError:
+        except struct.error:
             raise _short(cls.command, body) from None
         return cls(a, b, c, d, timestamp, body[36:])
 

@@ -18,7 +18,6 @@ from imserver.protocol.frame import (
     HEADER,
     HEADER_SIZE,
     MAX_BODY,
-    MAX_SERVER_BODY,
     Frame,
     FrameDecoder,
     encode_frame,
@@ -235,25 +234,6 @@ def test_length_at_the_limit(length: int) -> None:
     assert len(decoder) == 0
 
 
-def test_a_client_takes_more_than_a_server() -> None:
-    """What version 0 sent at full length is longer to later versions: only a client's decoder takes it."""
-    sent = IM.decode(bytes(MAX_BODY), 0)
-    data, _ = join_frames([sent.frame()], 0, 2)
-    assert len(data) == HEADER_SIZE + MAX_BODY + 4
-    client = FrameDecoder(MAX_SERVER_BODY)
-    client.feed(data)
-    received = client.next_frame()
-    assert received is not None
-    assert decode_from_server(received.command, received.version, received.body) == sent
-    server = FrameDecoder()
-    server.feed(data)
-    with pytest.raises(ProtocolError):
-        server.next_frame()
-    client.feed(HEADER.pack(MAX_SERVER_BODY + 1, 1, Command.SYSTEM, 2, 0, 0))
-    with pytest.raises(ProtocolError):
-        client.next_frame()
-
-
 def test_held_bytes_do_not_grow() -> None:
     """After megabytes of frames, each begun in one chunk and ended in the next, only the unfinished one is held."""
     frame = encode_frame(1, Command.IM, 2, 0, bytes(1000))
@@ -373,7 +353,7 @@ def test_every_command_at_the_limits() -> None:
 
 
 def unjoin(data: bytes) -> Iterator[Frame]:
-    decoder = FrameDecoder(MAX_SERVER_BODY)
+    decoder = FrameDecoder()
     decoder.feed(data)
     while (frame := decoder.next_frame()) is not None:
         yield frame
