@@ -15,6 +15,9 @@ ARGS ?=
 YARDSTICK ?=
 BENCH ?=
 
+# A test that hangs ends the run, and shows where; so many seconds for one test.
+PYTEST = $(BIN)/pytest -o faulthandler_exit_on_timeout=true -o faulthandler_timeout=
+
 .PHONY: help
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -45,11 +48,11 @@ run: venv  ## Run the server in the foreground, its data in ./var (DATA=), Ctrl-
 
 .PHONY: test
 test: venv  ## Run the test suite; what needs services that are not installed is skipped
-	$(BIN)/pytest -m 'not soak'
+	$(PYTEST)120 -m 'not soak'
 
 .PHONY: soak
 soak: venv  ## Run the long tests: kills, floods, fuzzing at full length
-	IMSERVER_HYPOTHESIS=soak $(BIN)/pytest -m soak
+	IMSERVER_HYPOTHESIS=soak $(PYTEST)900 -m soak
 
 .PHONY: lint
 lint: venv  ## Check style, import rules, newsfragments, and that what the documents name exists
@@ -57,7 +60,7 @@ lint: venv  ## Check style, import rules, newsfragments, and that what the docum
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/towncrier build --draft --version next >/dev/null
-	$(BIN)/pytest -q tests/unit/test_repository.py
+	$(PYTEST)120 -q tests/unit/test_repository.py
 
 .PHONY: type
 type: venv  ## Check types
