@@ -42,7 +42,8 @@ from imserver.client.errors import (
 )
 from imserver.client.synckeys import MemorySyncKeyStore, SyncKeyStore
 from imserver.model import SYNC_ENTRIES
-from imserver.protocol.commands import AckStatus, Command, Flag, Platform
+from imserver.protocol.commands import NEWEST_VERSION, AckStatus, Command, Flag, Platform
+from imserver.protocol.frame import MAX_BODY
 from imserver.protocol.messages import (
     IM,
     RT,
@@ -75,8 +76,8 @@ CONNECT_SECONDS: Final = 10.0
 GIVE_UP_SECONDS: Final = 60.0
 #: Seconds for which SYNC_KEYs are gathered, so that not every pushed message costs one.
 SAVE_KEY_SECONDS: Final = 3.0
-#: Seconds that the first reconnect waits on average, and the most that any does.
-FIRST_DELAY: Final = 0.5
+#: Seconds that the first reconnect waits at most, and the most that any does; the least is half of it.
+FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 60.0
 #: A connection that was signed in for so many seconds was a good one: the delays start anew.
 LIVED_SECONDS: Final = 10.0
@@ -278,8 +279,8 @@ class Client:
     async def _wait_before_reconnect(self, failures: int, why: str) -> None:
         if self._stopping:
             return
-        # Half to one and a half of it, so that clients that were cut off together do not come back together.
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1.5)
+        # At random, so that clients that were cut off together do not come back together.
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16)) * random.uniform(0.5, 1.0)
         self._enter(State.WAITING, f"{why}; next attempt in {delay:.1f} s")
         await self._interruptible(deferLater(self._reactor, delay))
 
@@ -396,7 +397,8 @@ class Client:
 
         Fires with `Acknowledged` once the message is on the server's disk. Without a connection it waits for one, and
         after a lost one it is sent again. Fails with `Refused`, with `NotAcknowledged` after 60 s, or with `Closed`
-        when the client stops. Raises `TooManyOutstanding`, or `NotConnected` where the client has stopped.
+        when the client stops. Raises `TooManyOutstanding`, `NotConnected` where the client has stopped, or
+        `ClientError` where the message is too long.
         """
         body, uuid = _content(content, uuid)
         return self._send_until_acked(IM(self._uid, receiver, 0, self._next_msgid(), body), uuid)
@@ -445,6 +447,8 @@ class Client:
     def _send_until_acked(self, message: Message, uuid: str, resend: bool = True) -> Deferred[Acknowledged]:
         if self._stopping:
             raise NotConnected("the client has stopped")
+        if len(message.encode(NEWEST_VERSION)) > MAX_BODY:
+            raise ClientError(f"the message is too long: with its header it may have {MAX_BODY} bytes")
         if len(self._unsent) + len(self._by_seq) >= self._max_outstanding:
             raise TooManyOutstanding(f"{self._max_outstanding} messages wait for their ACK")
         outgoing = _Outgoing(message, uuid, resend)

@@ -437,7 +437,7 @@ def connect(
             connection.abort()
             raise CancelledError from None
         except (ConnectError, DNSLookupError, UnicodeError, CannotConnect) as error:
-            raise CannotConnect(f"cannot connect to {where}: {error}") from error
+            raise CannotConnect(f"cannot connect to {where}: {str(error).rstrip('.')}") from error
         return connection
 
     def too_late(value: ClientConnection | Failure, seconds: float) -> ClientConnection:

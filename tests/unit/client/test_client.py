@@ -27,6 +27,7 @@ from imserver.client import (
 from imserver.client.client import (
     ACK_SECONDS,
     CONNECT_SECONDS,
+    FIRST_DELAY,
     GIVE_UP_SECONDS,
     LIVED_SECONDS,
     LONGEST_DELAY,
@@ -37,6 +38,7 @@ from imserver.client.client import (
     WINDOW,
 )
 from imserver.protocol.commands import AckStatus, Command, Flag
+from imserver.protocol.frame import MAX_BODY
 from imserver.protocol.messages import (
     IM,
     RT,
@@ -150,6 +152,7 @@ def failures(fired: list[Deferred[Acknowledged]]) -> list[type[BaseException]]:
     types: list[type[BaseException]] = []
 
     def failed(failure: Failure) -> None:
+        assert failure.value is not None
         types.append(type(failure.value))
 
     for one in fired:
@@ -669,6 +672,14 @@ class TestSending:
         with pytest.raises(NotConnected):
             app.client.send_peer(2, "c")
 
+    def test_too_long(self, start: Start, server: FakeServer, network: Network) -> None:
+        """What no frame can carry is refused at once, instead of being sent again for ever; the longest goes."""
+        app = start()
+        with pytest.raises(ClientError, match="too long"):
+            app.client.send_peer(2, bytes(MAX_BODY - 23))
+        network.now(app.client.send_peer(2, bytes(MAX_BODY - 24)))
+        assert [len(im.content) for im in server.said(IM)] == [MAX_BODY - 24]
+
     def test_realtime(self, start: Start, network: Network) -> None:
         """RT reaches those who are there; without a connection it is refused at once."""
         app, peer = start(), start(2)
@@ -775,16 +786,16 @@ class TestStayingConnected:
             waits.append(call.getTime() - network.reactor.seconds())
             network.advance(waits[-1], step=waits[-1])
         for number, wait in enumerate(waits):
-            middle = min(LONGEST_DELAY, 0.5 * 2**number)
-            assert middle / 2 <= wait <= middle * 1.5
-        assert len({round(wait / min(LONGEST_DELAY, 0.5 * 2**number), 6) for number, wait in enumerate(waits)}) == 12
+            most = min(LONGEST_DELAY, FIRST_DELAY * 2**number)
+            assert most / 2 <= wait <= most
+        assert len({round(wait % 1, 6) for wait in waits}) == 12, "no two clients wait alike"
         network.refusing = False
-        network.advance(LONGEST_DELAY * 1.5, step=1)
+        network.advance(LONGEST_DELAY, step=1)
         assert app.client.state is State.SIGNED_IN
         network.advance(LIVED_SECONDS)
         app.cut()
         [call] = network.reactor.getDelayedCalls()
-        assert call.getTime() - network.reactor.seconds() <= 0.75
+        assert call.getTime() - network.reactor.seconds() <= FIRST_DELAY
 
     def test_connections_that_do_not_live(self, start: Start, network: Network) -> None:
         """A server that lets everybody in and throws them out again is not hammered."""
@@ -794,7 +805,7 @@ class TestStayingConnected:
             [call] = network.reactor.getDelayedCalls()
             wait = call.getTime() - network.reactor.seconds()
             network.advance(wait, step=wait)
-        assert wait >= 0.5 * 2**5 / 2
+        assert wait >= FIRST_DELAY * 2**5 / 2
 
     def test_no_answer_to_the_sign_in(self, start: Start, server: FakeServer, network: Network) -> None:
         """A server that says nothing to AUTH_TOKEN is left in time, and tried again."""
