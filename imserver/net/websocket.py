@@ -52,8 +52,19 @@ def origin_is_allowed(origin: str, host: str, patterns: tuple[str, ...]) -> bool
     if not origin:
         return True
     if not patterns:
-        return urlsplit(origin).hostname == urlsplit(f"//{host}").hostname
-    return any(fnmatchcase(origin.lower(), pattern.lower()) for pattern in patterns)
+        name = _host_name(origin)
+        return name is not None and name == _host_name(f"//{host}")
+    origin = origin.lower()
+    # Also as it stands: to `fnmatchcase` the brackets of an IPv6 address are a choice of letters.
+    return any(origin == pattern or fnmatchcase(origin, pattern) for pattern in map(str.lower, patterns))
+
+
+def _host_name(url: str) -> str | None:
+    """Without its port; None where there is none, or nothing that could be one."""
+    try:
+        return urlsplit(url).hostname or None
+    except ValueError:
+        return None
 
 
 class WebSocketConnection(Connection):
@@ -77,13 +88,19 @@ class WebSocketConnection(Connection):
     def takes_bytes(self) -> bool:
         return not self._write_paused
 
+    def overdue(self, now: float) -> None:
+        if self._socket.state == WebSocketProtocol.STATE_CONNECTING and not self.closed:
+            self.close("handshake_timeout")
+        else:
+            super().overdue(now)
+
     def lose_transport(self, reason: str) -> None:
-        if self._socket.state != WebSocketProtocol.STATE_OPEN:
+        if self._socket.state == WebSocketProtocol.STATE_OPEN:
+            # The client is to answer with its own. If it does not, the connection is cut off when it is overdue.
+            self._socket.sendCloseFrame(_CLOSE_CODES.get(reason, _NORMAL), reason.encode()[:123])
+        else:
+            self._socket.state = WebSocketProtocol.STATE_CLOSED
             super().lose_transport(reason)
-            return
-        # Its close frame is to be heard. If none comes, the connection is cut when it is overdue.
-        self.transport.resumeProducing()
-        self._socket.sendCloseFrame(_CLOSE_CODES.get(reason, _NORMAL), reason.encode()[:123])
 
     def connection_lost(self) -> None:
         super().connection_lost()
@@ -144,7 +161,7 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
     autoPingPendingSeq = 0
     autoPingPendingSent = None
     inside_message = False
-    current_frame = None
+    current_frame: Any = None
     websocket_version = 13
     is_open = is_closed = _NobodyWaits()
     _KEPT: ClassVar = ("transport", "factory", "connection", "state", "data", "connected", "peer")
@@ -166,6 +183,8 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
         self.connection.connection_lost()
 
     def dataReceived(self, data: bytes) -> None:
+        if self.state == WebSocketProtocol.STATE_CLOSED:
+            return  # nothing more is understood; Autobahn would keep it
         self.connection.heard(len(data))
         if self.state == WebSocketProtocol.STATE_CONNECTING and len(self.data) + len(data) > _MOST_HANDSHAKE:
             self.failHandshake("Request Header Fields Too Large", 431)
@@ -189,10 +208,8 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
                 raise ConnectionDeny(503, "Too Many Connections")
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: list[Any] | None = None) -> None:
-        self.listeners.metrics.refused.inc("handshake")
         # What is wrong was the client's doing: it gets to read it, and the log is not filled by strangers.
         self.sendHttpErrorResponse(code, reason, [*(responseHeaders or ()), ("Connection", "close")])
-        self.state = WebSocketProtocol.STATE_CLOSED
         self.connection.close("handshake")
 
     def _onOpen(self) -> None:
@@ -209,6 +226,8 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
 
     def onMessageFrameBegin(self, length: int) -> None:
         self.message_data_total_length += length
+        if self.current_frame.opcode == 0:
+            self.connection.charge()
         if self.message_data_total_length > HEADER_SIZE + MAX_BODY:
             self._refuse("protocol", ProtocolError("length", "a message longer than any frame"))
 
@@ -234,14 +253,29 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
         if not self.connection.closed:
             self.connection.protocol_error(error, reason)
 
+    def onPong(self, payload: bytes) -> None:
+        self.connection.charge()
+
     def onPing(self, payload: bytes) -> None:
+        self.connection.charge()
         # A client that pings and does not read must not make the server's buffers grow.
         if self.connection.takes_bytes and not self.connection.closed:
             self.sendPong(payload)
 
     def _fail_connection(self, code: int = _GOING_AWAY, reason: str = "going away") -> None:
-        self.failedByMe = True
         self._refuse("protocol", ProtocolError("websocket", reason))
+        self.state = WebSocketProtocol.STATE_CLOSED  # where the next frame begins is anybody's guess
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """Both sides have said good-bye."""
+        self.state = WebSocketProtocol.STATE_CLOSED
+        self.transport.unregisterProducer()
+        self.connection.part()
+        self.transport.loseConnection()
+
+
+def _no_compression(_offers: list[Any]) -> None:
+    """Browsers offer it. It would cost more memory a connection than all else together."""
 
 
 class WebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobahn has no annotations
@@ -280,7 +314,7 @@ class WebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobah
             openHandshakeTimeout=0,  # these times are kept by `Listeners.sweep`
             closeHandshakeTimeout=0,
             tcpNoDelay=True,
-            perMessageCompressionAccept=lambda _offers: None,
+            perMessageCompressionAccept=_no_compression,
             autoPingInterval=0,  # clients send PING
             autoPingTimeout=0,
             serveFlashSocketPolicy=False,
@@ -290,6 +324,7 @@ class WebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobah
             trustXForwardedFor=0,
         )
         settings = {name: getattr(self, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
+        settings["perMessageCompressionAccept"] = staticmethod(_no_compression)
         self._protocol = type(
             "Socket",
             (Socket,),

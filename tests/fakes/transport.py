@@ -1,4 +1,4 @@
-"""A TCP connection without a network.
+"""TCP connections without a network.
 
 It is Twisted's own transport but for the socket: it pauses its producer, stops and goes on reading, and closes
 as a real one does. What the other end does, the test says.
@@ -6,7 +6,7 @@ as a real one does. What the other end does, the test says.
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -113,3 +113,38 @@ class FakeTransport(FileDescriptor):
     def unsent(self) -> int:
         """Bytes that were written and that the other end has not read."""
         return len(self.dataBuffer) - self.offset + self._tempDataLen
+
+
+class Wire:
+    """A connection between two protocols. Bytes go through only as far as the other end reads."""
+
+    #: Bytes that are on their way to an end that does not read, at most.
+    ROOM = 65536
+
+    def __init__(self, reactor: MemoryReactorClock, server: IProtocol, client: IProtocol, host: str) -> None:
+        self._clock = reactor
+        self.server = FakeTransport(reactor, host)
+        self.client = FakeTransport(reactor)
+        #: What each end has sent so far.
+        self._carried = {self.server: 0, self.client: 0}
+        self.server.connect(server)
+        self.client.connect(client)
+
+    def pump(self) -> None:
+        """Carry bytes, and the end of the connection, until nothing moves."""
+        self._clock.advance(0)
+        while self._carry(self.client, self.server) or self._carry(self.server, self.client):
+            self._clock.advance(0)
+
+    def _carry(self, source: FakeTransport, target: FakeTransport) -> bool:
+        """Did anything move?"""
+        before = len(target.unread), source.disconnected, target.disconnected
+        if source.is_writing():
+            source.drain(max(self.ROOM - len(target.unread), 0))
+        carried = self._carried[source]
+        self._carried[source] = len(source.taken)
+        target.send(bytes(source.taken[carried:]))
+        if source.disconnected and not target.disconnected and (source.aborted or target.is_reading()):
+            target.connectionLost(Failure(ConnectionLost() if source.aborted else ConnectionDone()))
+        after = len(target.unread), source.disconnected, target.disconnected
+        return len(source.taken) > carried or before != after
