@@ -1,6 +1,7 @@
 """The tables. What stands here and what the migrations build is kept equal by a test.
 
-`message`, `entry`, `timeline`, `resend` and `saved_key` are storage's; `app`, `token`, `user` and `device` the directory's.
+`message`, `entry`, `timeline`, `resend` and `saved_key` are storage's; `app`, `token`, `user` and `device` are the
+directory's.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table
@@ -11,11 +12,12 @@ metadata = MetaData()
 #: SQLite numbers rows by themselves only in a column of exactly this type.
 _RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 #: MySQL takes a binary column into a key only if its length is known.
-_Digest16 = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
+_Resend = LargeBinary(24).with_variant(mysql.BINARY(24), "mysql", "mariadb")
 _Digest32 = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _Device = LargeBinary(255).with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 
-#: Each message once, however many timelines it stands in.
+#: Each message once, however many timelines it stands in. An id is never given twice, not even after the newest message
+#: was deleted: an entry that is left over must not show somebody else's message.
 message = Table(
     "message",
     metadata,
@@ -24,6 +26,7 @@ message = Table(
     Column("flag", SmallInteger, nullable=False),
     Column("created", BigInteger, nullable=False, comment="seconds since 1970"),
     Column("body", LargeBinary, nullable=False, comment="layout of protocol version 2"),
+    sqlite_autoincrement=True,
 )
 
 #: A message's place in a timeline.
@@ -50,15 +53,15 @@ timeline = Table(
     sqlite_with_rowid=False,
 )
 
-#: By what a message is recognised when it comes again.
+#: By what a message is recognised when it comes again. There is no index on `expires`: it would cost every message more
+#: than the sweep that looks at all rows in turn.
 resend = Table(
     "resend",
     metadata,
-    Column("digest", _Digest16, primary_key=True),
+    Column("digest", _Resend, primary_key=True, comment="owner of the first timeline, then the message's digest"),
     Column("message", BigInteger, nullable=False),
     Column("sync_key", BigInteger, nullable=False, comment="in the timeline whose key the ACK carries"),
     Column("expires", BigInteger, nullable=False, comment="seconds since 1970"),
-    Index("resend_expires", "expires"),
     sqlite_with_rowid=False,
 )
 

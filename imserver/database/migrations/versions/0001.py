@@ -1,0 +1,100 @@
+"""The first tables."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+    op.create_table(
+        "message",
+        sa.Column("id", number, primary_key=True, autoincrement=True),
+        sa.Column("command", sa.SmallInteger, nullable=False),
+        sa.Column("flag", sa.SmallInteger, nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False, comment="seconds since 1970"),
+        sa.Column("body", sa.LargeBinary, nullable=False, comment="layout of protocol version 2"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "entry",
+        sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False, comment="0 user, 1 super group"),
+        sa.Column("owner", sa.BigInteger, primary_key=True, autoincrement=False, comment="uid or group id"),
+        sa.Column("sync_key", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("message", sa.BigInteger, nullable=False),
+        sa.Column("device", sa.BigInteger, nullable=False, comment="the owner's device that sent it, or 0"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "timeline",
+        sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("owner", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("last", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "resend",
+        sa.Column(
+            "digest",
+            sa.LargeBinary(24).with_variant(mysql.BINARY(24), "mysql", "mariadb"),
+            primary_key=True,
+            comment="owner of the first timeline, then the message's digest",
+        ),
+        sa.Column("message", sa.BigInteger, nullable=False),
+        sa.Column("sync_key", sa.BigInteger, nullable=False, comment="in the timeline whose key the ACK carries"),
+        sa.Column("expires", sa.BigInteger, nullable=False, comment="seconds since 1970"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "saved_key",
+        sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column(
+            "group_id", sa.BigInteger, primary_key=True, autoincrement=False, comment="0: the user's own timeline"
+        ),
+        sa.Column("sync_key", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "app",
+        sa.Column("appid", number, primary_key=True, autoincrement=True),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("secret_sha256", digest, nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "token",
+        sa.Column("sha256", digest, primary_key=True),
+        sa.Column("appid", sa.BigInteger, nullable=False),
+        sa.Column("uid", sa.BigInteger, nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("token_user", "token", ["appid", "uid"])
+    op.create_table(
+        "user",
+        sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("name", sa.String(255), nullable=False, server_default=""),
+        sa.Column("forbidden", sa.SmallInteger, nullable=False, server_default="0"),
+        sa.Column("notification_on", sa.SmallInteger, nullable=False, server_default="0"),
+        sa.Column("unread", sa.Integer, nullable=False, server_default="0"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "device",
+        sa.Column("number", number, primary_key=True, autoincrement=True),
+        sa.Column(
+            "device",
+            sa.LargeBinary(255).with_variant(mysql.VARBINARY(255), "mysql", "mariadb"),
+            nullable=False,
+        ),
+        sa.Column("platform", sa.SmallInteger, nullable=False),
+    )
+    op.create_index("device_pair", "device", ["device", "platform"], unique=True)

@@ -1,0 +1,117 @@
+"""What storage says to SQLite on the hot path: on the driver's own cursor, many rows to a statement.
+
+A statement lets go of the GIL once, however many rows it has; SQLAlchemy's own way of many rows is one row a step.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+#: Rows in one statement, at most.
+_MOST_ROWS: Final = 256
+
+
+class Cursor(Protocol):
+    """A driver's cursor (PEP 249), as far as it is used here."""
+
+    lastrowid: Any
+
+    def execute(self, statement: str, values: Any, /) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+
+
+class _Rows:
+    """A statement for any number of rows, cut into powers of two: few texts, which the driver keeps compiled."""
+
+    __slots__ = ("_texts", "_width")
+
+    def __init__(self, head: str, row: str, tail: str = "") -> None:
+        self._width = row.count("?")
+        sizes = (1 << n for n in range(_MOST_ROWS.bit_length()))
+        self._texts = {size: head + ",".join([row] * size) + tail for size in sizes}
+
+    def execute(self, cursor: Cursor, values: list[Any], *after: Any) -> Iterator[int]:
+        """Execute it for the values of all rows, one after the other in a list, and those that come after the rows.
+
+        Goes on when asked to: gives the number of rows of each statement that was executed.
+        """
+        width = self._width
+        start, end = 0, len(values)
+        while start < end:
+            size = 1 << min(_MOST_ROWS, (end - start) // width).bit_length() - 1
+            following = start + size * width
+            cursor.execute(self._texts[size], (*values[start:following], *after))
+            yield size
+            start = following
+
+
+_FIND_RESENDS = _Rows("SELECT digest, message, sync_key FROM resend WHERE digest IN (", "?", ") AND expires > ?")
+_TAKE_KEYS = _Rows(
+    "INSERT INTO timeline (appid, kind, owner, last) VALUES ",
+    "(?,?,?,?)",
+    # What is inserted stands for a timeline that was empty, at 1; only what is above that is added to an old one.
+    " ON CONFLICT (appid, kind, owner) DO UPDATE SET last = last + excluded.last - 1"
+    " RETURNING appid, kind, owner, last",
+)
+_ADD_MESSAGES = _Rows("INSERT INTO message (command, flag, created, body) VALUES ", "(?,?,?,?)")
+_ADD_ENTRIES = _Rows(
+    "INSERT INTO entry (appid, kind, owner, sync_key, message, device) VALUES ",
+    "(?,?,?,?,?,?)",
+)
+_ADD_RESENDS = _Rows(
+    "INSERT INTO resend (digest, message, sync_key, expires) VALUES ",
+    "(?,?,?,?)",
+    " ON CONFLICT (digest) DO UPDATE SET"
+    " message = excluded.message, sync_key = excluded.sync_key, expires = excluded.expires",
+)
+_SAVE_KEYS = _Rows(
+    "INSERT INTO saved_key (appid, uid, group_id, sync_key) VALUES ",
+    "(?,?,?,?)",
+    " ON CONFLICT (appid, uid, group_id) DO UPDATE SET sync_key = excluded.sync_key"
+    " WHERE excluded.sync_key > saved_key.sync_key",
+)
+
+
+def find_resends(cursor: Cursor, digests: list[bytes], now: int) -> list[tuple[bytes, int, int]]:
+    """Of these digests those that are known and not over, each with its message and key."""
+    found: list[tuple[bytes, int, int]] = []
+    for _ in _FIND_RESENDS.execute(cursor, digests, now):
+        found += cursor.fetchall()
+    return found
+
+
+def take_keys(cursor: Cursor, counts: list[int]) -> list[tuple[int, int, int, int]]:
+    """Take keys of timelines: of each its appid, kind, owner, and where it would stand then if it were empty now. The
+    timelines in order, so that two nodes do not wait for each other. Gives appid, kind, owner and the last key that was
+    taken for each, in any order."""
+    taken: list[tuple[int, int, int, int]] = []
+    for _ in _TAKE_KEYS.execute(cursor, counts):
+        taken += cursor.fetchall()
+    return taken
+
+
+def add_messages(cursor: Cursor, values: list[Any]) -> list[int]:
+    """Add messages: command, flag, created, body of each. Gives their ids, in order."""
+    ids: list[int] = []
+    for size in _ADD_MESSAGES.execute(cursor, values):
+        # Nobody else writes, so that the rows of a statement have ids in a row.
+        last = cursor.lastrowid
+        ids += range(last - size + 1, last + 1)
+    return ids
+
+
+def add_entries(cursor: Cursor, values: list[int]) -> None:
+    """Add entries: appid, kind, owner, key, message, device of each."""
+    for _ in _ADD_ENTRIES.execute(cursor, values):
+        pass
+
+
+def add_resends(cursor: Cursor, values: list[Any]) -> None:
+    """Add digests that are new or over: digest, message, key, when it is over."""
+    for _ in _ADD_RESENDS.execute(cursor, values):
+        pass
+
+
+def save_keys(cursor: Cursor, values: list[int]) -> None:
+    """Save keys that are above those saved: appid, uid, group, key of each."""
+    for _ in _SAVE_KEYS.execute(cursor, values):
+        pass

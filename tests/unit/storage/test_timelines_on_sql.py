@@ -1,0 +1,214 @@
+"""What the SQL timelines promise besides their interface: restarts, failures, ids, the sweep of resends."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest_twisted
+from sqlalchemy import Connection, text
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+
+from imserver.interfaces import NotStored
+from imserver.model import Entry, NewMessage, Resend, Stored, TimelineKey, TimelineKind
+from imserver.storage import timelines as module
+from tests.contract.sql_storage import SqlStorage
+from tests.leaks import FlushLoggedErrors
+
+
+def user(uid: int) -> TimelineKey:
+    return TimelineKey(7, TimelineKind.USER, uid)
+
+
+ALICE, BOB = user(1), user(2)
+
+
+def message(body: bytes, *to: TimelineKey, digest: bytes = b"", window: int = 600) -> NewMessage:
+    return NewMessage(4, 0, body, 5, to, 0, Resend(digest.ljust(16, b"\0"), window) if digest else None)
+
+
+@pytest_twisted.async_yield_fixture
+async def storage(tmp_path: Path) -> AsyncIterator[SqlStorage]:
+    storage = SqlStorage(tmp_path)
+    yield storage
+    await storage.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Entries, heads, saved keys and resends come from the database, not from this process."""
+    storage = SqlStorage(tmp_path)
+    first = await storage.timelines.store(message(b"before", ALICE, BOB, digest=b"d"))
+    await storage.stop()
+    storage = SqlStorage(tmp_path)
+    try:
+        again = await storage.timelines.store(message(b"before", ALICE, BOB, digest=b"d"))
+        assert again == Stored(first.message, (2,), resent=True)
+        after = await storage.timelines.store(message(b"after", ALICE, BOB))
+        assert after.keys == (3, 3)
+        entries = await storage.timelines.read(BOB, 0, 10)
+        assert list(entries) == [Entry(2, 4, 0, b"before", 0), Entry(3, 4, 0, b"after", 0)]
+    finally:
+        await storage.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bad_message_takes_no_other_with_it(
+    storage: SqlStorage, flush_logged_errors: FlushLoggedErrors
+) -> None:
+    """What cannot be stored fails alone; those that waited with it are stored in order, without a gap."""
+    release = hold_writes(storage)
+    bad = message(b"bad", TimelineKey(7, TimelineKind.USER, 2**63))
+    waiting = [storage.timelines.store(one) for one in (message(b"1", ALICE), bad, message(b"2", ALICE, digest=b"d"))]
+    again = storage.timelines.store(message(b"2", ALICE, digest=b"d"))
+    await release()
+    results: list[tuple[bool, Any]] = await DeferredList([*waiting, again], consumeErrors=True)
+    assert [done for done, _ in results] == [True, False, True, True]
+    assert results[1][1].check(NotStored)
+    assert [results[n][1].keys for n in (0, 2, 3)] == [(2,), (3,), (3,)]
+    assert [results[n][1].resent for n in (0, 2, 3)] == [False, False, True]
+    # Once for the batch, and once by who got it: a number out of range is a mistake of the server itself.
+    assert len(flush_logged_errors(OverflowError)) == 2
+    assert await storage.rows("SELECT count(*) FROM message") == [(2,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failed_transaction_leaves_nothing(storage: SqlStorage, flush_logged_errors: FlushLoggedErrors) -> None:
+    """Where the entries fail neither heads nor messages nor resends stay behind."""
+    await storage.timelines.store(message(b"1", ALICE))
+    await storage.change(lambda connection: connection.execute(text("INSERT INTO entry VALUES (7, 0, 1, 3, 1, 0)")))
+    failed = storage.timelines.store(message(b"2", BOB, ALICE, digest=b"d"))
+    results: list[tuple[bool, Any]] = await DeferredList([failed], consumeErrors=True)
+    assert results[0][1].check(NotStored)
+    assert len(flush_logged_errors()) == 1
+    for table, rows in (("message", 1), ("timeline", 1), ("resend", 0), ("entry", 2)):
+        assert await storage.rows(f"SELECT count(*) FROM {table}") == [(rows,)], table  # noqa: S608  of this test
+    assert await storage.timelines.head(ALICE) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_are_refused_at_once_when_too_many_wait(storage: SqlStorage) -> None:
+    """Over its bound the lane takes nothing more, and says so."""
+    await storage.database.writes.stop()
+    results: list[tuple[bool, Any]] = await DeferredList(
+        [storage.timelines.store(message(b"1", ALICE))], consumeErrors=True
+    )
+    assert results[0][1].check(NotStored)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_id_is_never_given_twice(storage: SqlStorage) -> None:
+    """After the newest message was deleted, an entry that still names it does not show the next one."""
+    stored = await gatherResults([storage.timelines.store(message(b"secret %d" % n, ALICE)) for n in range(3)])
+    await storage.change(lambda connection: connection.execute(text("DELETE FROM message")))
+    after = await storage.timelines.store(message(b"for bob", BOB))
+    assert after.message > max(one.message for one in stored)
+    assert list(await storage.timelines.read(ALICE, 0, 10)) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_over_is_forgotten(storage: SqlStorage, tmp_path: Path) -> None:
+    """The sweep deletes resends whose window is over, and no other."""
+    seconds = 1000.0
+    timelines = module.Timelines(storage.database.writes, storage.database.reads, lambda: seconds, 1000)
+    short = [timelines.store(message(b"s", user(n % 7), digest=b"s%d" % n, window=600)) for n in range(500)]
+    await gatherResults(short)
+    await gatherResults([timelines.store(message(b"l", user(n % 7), digest=b"l%d" % n, window=900)) for n in range(30)])
+    seconds += 599
+    assert await timelines.forget_resends() == 0
+    seconds += 1
+    assert await timelines.forget_resends() == 500
+    assert await storage.rows("SELECT count(*) FROM resend") == [(30,)]
+    assert (await timelines.store(message(b"l", user(0), digest=b"l0"))).resent
+    assert not (await timelines.store(message(b"s", user(0), digest=b"s0"))).resent
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sweep_goes_in_small_steps(storage: SqlStorage) -> None:
+    """One call looks at so many resends, some in each transaction; the next goes on behind them."""
+    add = (
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 50000)"
+        " INSERT INTO resend SELECT CAST(printf('%024d', i) AS BLOB), i, 2, 0 FROM n"
+    )
+    await storage.change(lambda connection: connection.execute(text(add)))
+    before = sum(storage.metrics.batch_size.counts)
+    assert await storage.timelines.forget_resends() == 20_000
+    assert sum(storage.metrics.batch_size.counts) - before == 10
+    assert await storage.rows("SELECT min(message), count(*) FROM resend") == [(20_001, 30_000)]
+    assert await storage.timelines.forget_resends() == 20_000
+    assert await storage.timelines.forget_resends() == 10_000
+    assert await storage.timelines.forget_resends() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sweep_keeps_up_with_what_is_added(storage: SqlStorage) -> None:
+    """After many messages a call looks at twice as many resends."""
+    storage.timelines._unswept = 20_000
+    add = (
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 50000)"
+        " INSERT INTO resend SELECT CAST(printf('%024d', i) AS BLOB), i, 2, 0 FROM n"
+    )
+    await storage.change(lambda connection: connection.execute(text(add)))
+    assert await storage.timelines.forget_resends() == 40_000
+    assert await storage.timelines.forget_resends() == 10_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_reads_no_more_than_it_gives(storage: SqlStorage) -> None:
+    """Where the page is full reading stops: bodies behind it are not fetched."""
+    await gatherResults([storage.timelines.store(message(b"x" * 600, ALICE)) for _ in range(200)])
+    fetched = 0
+
+    def counting(connection: Connection) -> list[Entry]:
+        driver: Any = connection.connection.dbapi_connection
+
+        def count(_cursor: object, row: Any) -> Any:
+            nonlocal fetched
+            fetched += 1
+            return row
+
+        driver.row_factory = count
+        try:
+            return module._page(connection, ALICE, 0, 3000, 1000)
+        finally:
+            driver.row_factory = None
+
+    page = await storage.database.reads.read("test", counting)
+    assert [entry.key for entry in page] == [2]
+    assert fetched == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_driver_keeps_few_statements(storage: SqlStorage) -> None:
+    """Batches of any size use the same few texts, so that the driver finds them compiled."""
+    texts: set[str] = set()
+
+    def listen(connection: Connection) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        # The text with its question marks: sqlite3 would put the values in.
+        driver.set_trace_callback(lambda text: texts.add(text.split("VALUES")[0] + str(text.count("),("))))
+
+    await storage.change(listen)
+    for size in (*range(1, 40), 511, 700):
+        sent = [message(b"x", user(n), user(1000 + n), digest=b"%d-%d" % (size, n)) for n in range(size)]
+        await gatherResults([storage.timelines.store(one) for one in sent])
+    await storage.change(silence)
+    inserts = {text for text in texts if text.startswith("INSERT")}
+    assert len(inserts) <= 4 * 9
+
+
+def silence(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    driver.set_trace_callback(None)
+
+
+def hold_writes(storage: SqlStorage) -> Callable[[], Deferred[None]]:
+    """Keep the write lane busy, so that what is submitted waits together. Gives what lets it go on."""
+    gate = Event()
+    held = storage.change(lambda _connection: gate.wait(30))
+
+    def release() -> Deferred[None]:
+        gate.set()
+        return held
+
+    return release
