@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import NamedTuple, TypeVar
 
-from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
-from imserver.interfaces import IBus, IConnection, IPushQueue, ISyncKeys, ITimelines, Unavailable
+from imserver.interfaces import IBus, IConnection, IPushQueue, ISyncKeys, ITimelines, Unavailable, WallClock
 from imserver.model import (
-    EMPTY_TIMELINE,
     SYNC_ENTRIES,
     Entry,
     NewMessage,
@@ -22,6 +21,7 @@ from imserver.model import (
 )
 from imserver.protocol.commands import NEWEST_VERSION
 from imserver.protocol.messages import AuthStatus, Message, decode_from_server
+from tests.fakes.timelines import FakeSyncKeys, FakeTimelines
 
 Result = TypeVar("Result")
 
@@ -209,23 +209,25 @@ class FakePushQueue:
 
 
 @implementer(ITimelines, ISyncKeys)
-class MemoryTimelines:
-    """Timelines in lists. Stores at once, unless it holds what it is given."""
+class SlowTimelines:
+    """Storage in memory behind a database that answers when, and if, the test wants it."""
 
-    def __init__(self) -> None:
-        self.entries: dict[TimelineKey, list[Entry]] = {}
-        self.heads: dict[TimelineKey, int] = {}
-        self.saved: dict[tuple[UserKey, int], int] = {}
+    def __init__(self, now: WallClock) -> None:
+        self._timelines = FakeTimelines(now)
+        self._sync_keys = FakeSyncKeys()
+        self.entries = self._timelines.entries
+        #: By user and group.
+        self.saved = self._sync_keys.keys
         #: The most entries that one read gives.
         self.page = SYNC_ENTRIES
         #: The next reads, as many as there are, wait for these, and fail if they do.
         self.reads: list[Deferred[None]] = []
+        #: Nothing can be read.
         self.unavailable = False
         #: Why nothing is stored.
         self.failing: Exception | None = None
         self._held: list[tuple[NewMessage, Deferred[Stored]]] | None = None
-        self._resends: dict[bytes, tuple[int, int]] = {}
-        self._messages = count(1)
+        self._oldest: dict[TimelineKey, int] = {}
 
     def hold(self) -> None:
         """Store nothing until `release`."""
@@ -238,6 +240,10 @@ class MemoryTimelines:
             self._store(message).chainDeferred(done)
         self._held = None
 
+    def forget(self, timeline: TimelineKey, before: int) -> None:
+        """Retention: let go of the entries whose keys are below `before`."""
+        self._oldest[timeline] = before
+
     def store(self, message: NewMessage) -> Deferred[Stored]:
         if self._held is None:
             return self._store(message)
@@ -246,50 +252,25 @@ class MemoryTimelines:
         return done
 
     def _store(self, message: NewMessage) -> Deferred[Stored]:
-        if self.failing is not None:
-            return fail(self.failing)
-        if message.resend is not None:
-            key, until = self._resends.get(message.resend.digest, (0, 0))
-            if message.created < until:
-                return succeed(Stored(1, (key,), resent=True))
-        keys: list[int] = []
-        for timeline in message.timelines:
-            key = self.heads.get(timeline, EMPTY_TIMELINE) + 1
-            self.heads[timeline] = key
-            device = message.device if not keys else 0
-            self.entries.setdefault(timeline, []).append(
-                Entry(key, message.command, message.flag, message.body, device)
-            )
-            keys.append(key)
-        if message.resend is not None:
-            self._resends[message.resend.digest] = keys[0], message.created + message.resend.window
-        return succeed(Stored(next(self._messages), tuple(keys)))
-
-    def forget(self, timeline: TimelineKey, before: int) -> None:
-        """Retention: let go of the entries whose keys are below `before`."""
-        self.entries[timeline] = [entry for entry in self.entries[timeline] if entry.key >= before]
+        return self._timelines.store(message) if self.failing is None else fail(self.failing)
 
     def head(self, timeline: TimelineKey) -> Deferred[int]:
-        return self._answer(lambda: self.heads.get(timeline, EMPTY_TIMELINE))
+        return self._answer(lambda: self._timelines.head(timeline))
 
     def read(self, timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
-        def entries() -> Sequence[Entry]:
-            return [entry for entry in self.entries.get(timeline, ()) if entry.key > after][: min(limit, self.page)]
+        def page() -> Deferred[Sequence[Entry]]:
+            kept = max(after, self._oldest.get(timeline, 0) - 1)
+            return self._timelines.read(timeline, kept, min(limit, self.page))
 
-        return self._answer(entries)
+        return self._answer(page)
 
     def saved_key(self, user: UserKey, group: int = 0) -> Deferred[int]:
-        return self._answer(lambda: self.saved.get((user, group), 0))
+        return self._answer(lambda: self._sync_keys.saved_key(user, group))
 
     def save_key(self, user: UserKey, key: int, group: int = 0) -> Deferred[None]:
-        def save() -> None:
-            self.saved[user, group] = max(key, self.saved.get((user, group), 0))
+        return self._answer(lambda: self._sync_keys.save_key(user, key, group))
 
-        return self._answer(save)
-
-    def _answer(self, do: Callable[[], Result]) -> Deferred[Result]:
+    def _answer(self, ask: Callable[[], Deferred[Result]]) -> Deferred[Result]:
         if self.reads:
-            return self.reads.pop(0).addCallback(lambda _: do())
-        if self.unavailable:
-            return fail(Unavailable("as the test wants it"))
-        return execute(do)
+            return self.reads.pop(0).addCallback(lambda _: ask())
+        return fail(Unavailable("as the test wants it")) if self.unavailable else ask()

@@ -78,10 +78,9 @@ class Line:
     def read(self) -> list[Said]:
         """Read until nothing more comes: what came since the last time. The server numbered it without a gap."""
         self._server.clock.advance(0)
-        self.transport.drain()
-        self._server.clock.advance(0)
-        while self.transport.unsent:
+        while self.transport.is_writing() or (self.transport.unread and self.transport.is_reading()):
             self.transport.drain()
+            self.transport.send(b"")  # what waits until the server reads again
             self._server.clock.advance(0)
         self._decoder.feed(bytes(self.transport.taken[self._parsed :]))
         self._parsed = len(self.transport.taken)

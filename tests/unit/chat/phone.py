@@ -31,7 +31,7 @@ class Phone:
         self._seqs = count(1)
         #: Entries by key: their contents.
         self.held: dict[int, bytes] = {}
-        #: Where the first sync began: nothing before it was asked for.
+        #: Where the first sync that brought anything began: nothing before it was asked for.
         self.began: int | None = None
         self.key = 0
         #: What it sent and nobody acknowledged: content -> receiver.
@@ -120,7 +120,7 @@ class Phone:
                 assert self._syncing_from is not None
                 assert self._syncing_from in (0, key)
                 self._syncing_from = key
-                if self.began is None:
+                if self.key == 0:
                     self.began = key
             case SyncEnd(key=key):
                 self._end_of_sync(key)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -146,3 +147,5 @@ class EveryDevice(RuleBasedStateMachine):
 
 
 TestEveryDevice = EveryDevice.TestCase
+#: An example is an afternoon of seven devices: of these a long search has fewer.
+TestEveryDevice.settings = settings(max_examples=min(settings().max_examples, 2_000))

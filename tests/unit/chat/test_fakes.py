@@ -3,7 +3,7 @@
 from zope.interface.verify import verifyObject
 
 from imserver.interfaces import IBus, IChat, IConnection, IPushQueue, ISyncKeys, ITimelines
-from tests.fakes.chat import FakeBus, FakeConnection, FakePushQueue, MemoryTimelines
+from tests.fakes.chat import FakeBus, FakeConnection, FakePushQueue, SlowTimelines
 from tests.unit.chat.world import World
 
 
@@ -12,8 +12,8 @@ def test_fakes_provide_their_interfaces() -> None:
     assert verifyObject(IConnection, FakeConnection())
     assert verifyObject(IBus, FakeBus())
     assert verifyObject(IPushQueue, FakePushQueue())
-    assert verifyObject(ITimelines, MemoryTimelines())
-    assert verifyObject(ISyncKeys, MemoryTimelines())
+    assert verifyObject(ITimelines, SlowTimelines(lambda: 0.0))
+    assert verifyObject(ISyncKeys, SlowTimelines(lambda: 0.0))
 
 
 def test_chat_provides_its_interface(world: World) -> None:

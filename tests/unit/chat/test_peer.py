@@ -228,6 +228,17 @@ def test_other_nodes(world: World) -> None:
     ]
 
 
+def test_a_node_alone(world: World) -> None:
+    """Where there are no other nodes all who are here are told, and nothing is made for those who are not."""
+    world.bus.alone = True
+    alice, tablet, bob = world.connect(ALICE, b"phone"), world.connect(ALICE, b"tablet"), world.connect(BOB)
+    world.say(alice, HELLO)
+    assert tablet.units == bob.units == [pushed(2, HEARD)]
+    world.say(alice, IM(ALICE, CAROL, 0, 1, b"hello"))
+    assert UserKey(APP, CAROL) not in {published.user for published in world.bus.published}
+    assert [receivers for _, receivers in world.push_queue.pushed] == [[UserKey(APP, CAROL)]]
+
+
 def test_metadata_rises_on_every_connection(world: World) -> None:
     """Pushes and ACKs of one timeline leave in the order of their keys, on all of its devices."""
     phone, tablet, bob = world.connect(ALICE, b"phone"), world.connect(ALICE, b"tablet"), world.connect(BOB)

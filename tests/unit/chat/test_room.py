@@ -84,10 +84,10 @@ def test_one_room_at_a_time(world: World) -> None:
 def test_entering_twice(world: World) -> None:
     """Who is in stays in, and hears things once."""
     alice, bob = enter(world, ALICE), enter(world, BOB)
-    world.say(bob, EnterRoom(ROOM))
-    world.say(alice, HELLO)
-    assert bob.units == [plain([HELLO])]
+    world.say(alice, EnterRoom(ROOM))
     assert members(world) == [alice, bob]
+    world.say(bob, RoomIM(BOB, ROOM, b"hello"))
+    assert alice.units == [plain([RoomIM(BOB, ROOM, b"hello")])]
 
 
 def test_room_0(world: World) -> None:

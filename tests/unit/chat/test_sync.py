@@ -226,6 +226,7 @@ def test_connection_lost_while_reading(world: World, reads_done: int) -> None:
     assert done is not None
     assert done.called
     assert len(alice.said) == (reads_done == 2)
+    assert world.metrics.sync_entries.values == {"": 0}
 
 
 # Retention

@@ -11,7 +11,7 @@ from imserver.net.registry import ClientRegistry
 from imserver.protocol.commands import Flag, Platform
 from imserver.protocol.frame import Frame
 from imserver.protocol.messages import IM, AuthStatus, AuthToken, Message, Metadata, Sync, SyncNotify
-from tests.fakes.chat import FakeBus, FakeConnection, FakePushQueue, MemoryTimelines, Said
+from tests.fakes.chat import FakeBus, FakeConnection, FakePushQueue, Said, SlowTimelines
 from tests.fakes.directory import FakeDirectory
 
 APP = 7
@@ -25,7 +25,7 @@ class World:
         self.metrics = Metrics()
         self.directory = FakeDirectory()
         self.registry = ClientRegistry(self.metrics)
-        self.timelines = MemoryTimelines()
+        self.timelines = SlowTimelines(lambda: self.now)
         self.bus = FakeBus()
         self.push_queue = FakePushQueue()
         self.chat = Chat(
