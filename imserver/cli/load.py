@@ -45,7 +45,7 @@ class Latencies:
         self._most = 0.0
 
     def add(self, seconds: float) -> None:
-        self._counts[int(math.log(max(seconds, 1e-6)) / self._STEP)] += 1
+        self._counts[math.floor(math.log(max(seconds, 1e-6)) / self._STEP)] += 1
         self._most = max(self._most, seconds)
 
     def percentile(self, share: float) -> float:

@@ -80,7 +80,7 @@ class Operator:
             ) from None
         try:
             answer = json.loads(b"".join(parts))
-            if response.code == 200:
+            if response.code == 200 and isinstance(answer, dict):
                 return answer
             message = str(answer["meta"]["message"])
         except (ValueError, KeyError, TypeError):

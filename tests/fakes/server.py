@@ -268,11 +268,28 @@ def websocket_factory(server: FakeServer, reactor: IReactorTime) -> WebSocketSer
     return factory
 
 
+class Reactor(MemoryReactorClock):
+    """One that can be told of a signal."""
+
+    def removeSystemEventTrigger(self, triggerID: Any) -> None:
+        self.triggers["before"]["shutdown"].remove(triggerID)
+
+    def addSystemEventTrigger(self, phase: str, eventType: str, callable: Any, *args: Any, **kw: Any) -> Any:
+        assert (phase, eventType) == ("before", "shutdown")
+        super().addSystemEventTrigger(phase, eventType, callable, *args, **kw)
+        return self.triggers["before"]["shutdown"][-1]
+
+    def signal(self) -> None:
+        """As if somebody had pressed Ctrl-C."""
+        for call, args, kw in self.triggers["before"]["shutdown"]:
+            call(*args, **kw)
+
+
 class Network:
     """Clients that use `reactor` reach `server` at 127.0.0.1, on the usual ports of both transports."""
 
     def __init__(self) -> None:
-        self.reactor = MemoryReactorClock()
+        self.reactor = Reactor()  # type: ignore[no-untyped-call]  # Twisted's
         self.server = FakeServer()
         self.refusing = False
         #: Port -> factory.
