@@ -440,7 +440,8 @@ def _unsent_bytes(transport: Any) -> int:
     is minutes of a bad mobile network.
     """
     transport = getattr(transport, "transport", transport)  # under TLS: the TCP transport
-    unsent: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    # Twisted has no other way to ask.
+    unsent: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001
     descriptor = transport.fileno()
     if descriptor >= 0:  # it is -1 where the connection is gone
         unsent += int.from_bytes(ioctl(descriptor, TIOCOUTQ, bytes(4)), byteorder)

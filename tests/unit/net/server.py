@@ -10,7 +10,7 @@ from imserver.model import Limits, Push, SignIn, Unit, UserKey, user_timeline
 from imserver.net.connection import Connection, Listeners
 from imserver.net.tcp import TcpFactory, TcpProtocol
 from imserver.protocol.commands import Command, Flag, Platform
-from imserver.protocol.frame import Frame, FrameDecoder, encode_frame
+from imserver.protocol.frame import Frame, FrameDecoder, OutFrame, encode_frame
 from imserver.protocol.messages import IM, Metadata, Pong, RoomIM, SyncEnd, SyncNotify
 from tests.fakes.commands import FakeChat
 from tests.fakes.transport import FakeTransport
@@ -123,12 +123,8 @@ def frame(command: Command, seq: int = 1, body: bytes = b"", version: int = 2) -
 
 def reply(key: int, size: int = 0) -> Unit:
     """A reply that can be told by its key, with a body of at least 8 bytes."""
-    message = SyncEnd(key).frame()
-    if size > 8:
-        body = message.bodies[2] + bytes(size - 8)
-        message.bodies = (body, body, body)
-        message.size += size - 8
-    return Unit((message,))
+    body = SyncEnd(key).encode(2) + bytes(max(size - 8, 0))
+    return Unit((OutFrame(Command.SYNC_END, 0, (body, body, body)),))
 
 
 def live(number: int, size: int = 0) -> Push:

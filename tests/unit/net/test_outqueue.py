@@ -1,6 +1,6 @@
 """The outgoing queue: numbering, slices, pausing, dropping, draining."""
 
-from struct import error as StructError
+import struct
 
 import msgspec
 import pytest
@@ -385,7 +385,7 @@ def test_trouble_of_one_does_not_stop_the_others(flush_logged_errors: FlushLogge
     assert broken.closed
     assert broken_transport.aborted
     assert commands(queues.read_all(last_transport)) == [Command.PONG]
-    assert len(flush_logged_errors(StructError)) == 1
+    assert len(flush_logged_errors(struct.error)) == 1
     assert queues.metrics.closed.values == {"internal_error": 1}
 
 
