@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from imserver.protocol.frame import OutFrame
+from imserver.protocol.frame import HEADER_SIZE, OutFrame
 
 #: Where a timeline without entries stands (protocol.md, Timelines and sync keys).
 EMPTY_TIMELINE: Final = 1
@@ -95,7 +95,7 @@ class Unit:
         self.frames = frames
         size = 0
         for frame in frames:
-            size += frame.size
+            size += HEADER_SIZE + len(frame.bodies[2])
         #: Bytes on the wire, at most.
         self.size = size
 
@@ -120,7 +120,7 @@ class Push(Unit):
         self.notify = notify
         size = 0
         for frame in frames:
-            size += frame.size
+            size += HEADER_SIZE + len(frame.bodies[2])
         self.size = size
 
 
@@ -170,6 +170,6 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     websocket_handshake_seconds: float = 10.0
     storage_messages: int = 10_000
     storage_bytes: int = 64 * 1024 * 1024
-    storage_seconds: float = 4.0
-    read_seconds: float = 3.0
+    storage_seconds: float = 2.0
+    read_seconds: float = 2.0
     page_bytes: int = 256 * 1024

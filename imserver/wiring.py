@@ -15,6 +15,7 @@ import os
 import pwd
 import re
 import secrets
+import shutil
 import signal
 import stat
 import sys
@@ -163,12 +164,14 @@ class Server(Service):
         Raises:
             StartError: a port is taken, or not ours to take.
         """
+        failed: list[Failure] = []
         for name, factory in self._factories.items():
             for description in getattr(self._config.listen, name):
-                endpoint = serverFromString(self._reactor, _with_backlog(description))
-                endpoint.listen(factory).addCallbacks(
-                    self._ports[name].append, _cannot_listen, errbackArgs=(description,)
-                )
+                listening = serverFromString(self._reactor, _with_backlog(description)).listen(factory)
+                listening.addCallbacks(self._ports[name].append, _cannot_listen, errbackArgs=(description,))
+                listening.addErrback(failed.append)
+        if failed:
+            failed[0].raiseException()
 
     def startService(self) -> None:
         Service.startService(self)
@@ -221,16 +224,14 @@ class Server(Service):
 
     def _tell_what_next(self) -> None:
         where = self._where()
-        data = Path(self._config.data)
-        near = os.path.relpath(data)
-        imctl = "imctl" if near == "var" else f"imctl --data {near if len(near) < len(str(data)) else data}"
+        imctl = _imctl(Path(self._config.data))
         for line in (
-            f"imserver {__version__} is ready, with its data in {data}",
-            *(f"  {name:<10}{', '.join(addresses) or 'off'}" for name, addresses in where.items()),
-            "What to type next, in another terminal:",
-            f"  {imctl} token 7 1                 a token for user 1 of app 7, for any GoBelieve client",
-            f"  {imctl} chat --uid 1 --with 2     talk; in a third terminal: chat --uid 2 --with 1",
-            f"  {imctl} status                    what is going on",
+            f"imserver {__version__} is ready, with its data in {self._config.data}",
+            *(f"  {name:<10} {', '.join(addresses) or 'off'}" for name, addresses in where.items()),
+            "What to type next, in other terminals:",
+            f"  {imctl} token 7 1              a token for user 1 of app 7, for any GoBelieve client",
+            f"  {imctl} chat --uid 1 --with 2  talk, with the same for 2 and 1 in a third terminal",
+            f"  {imctl} status                 what is going on",
         ):
             self._log.info("{line}", line=line)
 
@@ -278,9 +279,21 @@ class Server(Service):
         self._log.info("imserver has stopped; what was acknowledged is on disk")
 
 
+def _imctl(data: Path) -> str:
+    """How imctl is called for this server from the directory where it was started."""
+    command = str(Path(sys.executable).parent / "imctl")
+    command = "imctl" if shutil.which("imctl") == command else _from_here(command)
+    return command if data == Path("var").absolute() else f"{command} --data {_from_here(str(data))}"
+
+
+def _from_here(path: str) -> str:
+    """A path as one would type it."""
+    return min(path, os.path.relpath(path), key=len)
+
+
 def _with_backlog(description: str) -> str:
     """Twisted lets 50 connections wait to be accepted: too few when everybody comes back after a restart."""
-    if re.match(r"(tcp|tcp6|ssl):", description) and "backlog=" not in description:
+    if re.fullmatch(r"(tcp|tcp6|ssl):\d+(:(?!backlog=)\w+=[^:]*)*", description):
         return f"{description}:backlog={_BACKLOG}"
     return description
 

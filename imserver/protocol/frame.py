@@ -6,7 +6,9 @@ once as an `OutFrame`, whoever and however many receive it; `join_frames` puts t
 
 from collections.abc import Callable, Iterable
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from imserver.protocol.errors import ProtocolError
 
@@ -19,7 +21,7 @@ _pack_header = HEADER.pack
 _unpack_header = HEADER.unpack_from
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One frame as it came in. What its body means is the business of `imserver.protocol.messages`."""
 
     seq: int
@@ -82,20 +84,20 @@ class FrameDecoder:
         return len(self._data) - self._at
 
 
-class OutFrame:
+class OutFrame(msgspec.Struct, frozen=True, gc=False):
     """A frame ready to leave but for its header: encoded once, shared by all who receive it.
 
     ``bodies`` has the body for versions 0, 1 and 2 (mostly the same object three times).
     """
 
-    __slots__ = ("bodies", "command", "flag", "size")
+    command: int
+    flag: int
+    bodies: tuple[bytes, bytes, bytes]
 
-    def __init__(self, command: int, flag: int, bodies: tuple[bytes, bytes, bytes]) -> None:
-        self.command = command
-        self.flag = flag
-        self.bodies = bodies
-        #: Bytes on the wire, at most.
-        self.size = HEADER_SIZE + len(bodies[2])
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, at most."""
+        return HEADER_SIZE + len(self.bodies[2])
 
 
 def join_frames(
