@@ -210,6 +210,7 @@ class Client:
         self._by_seq: dict[int, _Outgoing] = {}
         self._msgid = random.randrange(1, 2**30)
 
+        #: The newest METADATA with its seq; it belongs to the frame directly behind it.
         self._metadata: tuple[int, Metadata] | None = None
         #: The key of the SYNC_BEGIN whose entries are coming in; None outside.
         self._sync_begin: int | None = None
@@ -501,7 +502,7 @@ class Client:
         frame, message = received
         if self._stopping or self.connection is None:
             return
-        held, self._metadata = self._metadata, None
+        held = self._metadata
         metadata = held[1] if held is not None and (held[0] + 1) & 0x7FFFFFFF == frame.seq else None
         match message:
             case Metadata():

@@ -567,6 +567,15 @@ class TestSending:
         network.advance(20)
         assert len(server.said(IM)) == 1
 
+    def test_ack_out_of_step(self, start: Start, server: FakeServer, network: Network) -> None:
+        """An ACK whose keys lie beyond a gap does not move the key; it is the sign that there is something to sync."""
+        app = start()
+        server.timelines[1] = [stored_frame(Command.IM, 0, IM(2, 1, 0, 0, b'{"text": "x"}').encode(2))] * 3
+        app.theirs.send(Metadata(4, 3).frame(), Ack(99).frame())
+        network.flush()
+        assert server.said(Sync) == [Sync(0), Sync(1)]
+        assert app.texts == [(2, "x"), (3, "x"), (4, "x")]
+
     def test_group(self, start: Start, server: FakeServer, network: Network) -> None:
         """The same way leads to groups."""
         app = start()
@@ -801,6 +810,7 @@ class TestStayingConnected:
         """A server that lets everybody in and throws them out again is not hammered."""
         app = start()
         for _ in range(6):
+            network.advance(1)
             app.cut()
             [call] = network.reactor.getDelayedCalls()
             wait = call.getTime() - network.reactor.seconds()
