@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from imserver.cli.root import Group, Imctl
+from imserver.cli.common import Group, Imctl
 from imserver.model import SAFE_INTEGER
 
 #: Tokens that the server makes in one call.
@@ -286,7 +286,7 @@ def _describe_user(answer: dict[str, Any]) -> str:
         platform = _PLATFORMS.get(one["platform"], f"platform {one['platform']}")
         room = f", in room {one['room']}" if one["room"] else ""
         lines.append(
-            f"    #{one['number']}  {one['transport']} from {_printable(one['address'])}, {platform}, {device}, "
+            f"    {one['number']:<5}  {one['transport']} from {_printable(one['address'])}, {platform}, {device}, "
             f"version {one['version']}, since {since}{room}"
         )
     return "\n".join(lines)

@@ -15,10 +15,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from imserver.cli.common import Complaint, Imctl
 from imserver.cli.found import find_server
 from imserver.cli.interrupt import stopped_by_signal
 from imserver.cli.operator import operator_of
-from imserver.cli.root import Complaint, Imctl
 from imserver.cli.show import for_people, for_programs, text_of
 from imserver.cli.tokens import with_token
 from imserver.client import Acknowledged, Client, ClientError, Refused, SignInRefused, State, connect, parse_address

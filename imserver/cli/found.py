@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from imserver.cli.root import Complaint
+from imserver.cli.common import Complaint
 
 
 class FoundServer(NamedTuple):

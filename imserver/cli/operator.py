@@ -15,8 +15,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from imserver.cli.common import Complaint
 from imserver.cli.found import FoundServer, operator_key
-from imserver.cli.root import Complaint
 
 #: Seconds for one call; orders of many tokens take their caller's.
 _SECONDS: Final = 10.0

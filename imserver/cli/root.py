@@ -1,75 +1,14 @@
-"""The command itself: its options, its groups, and how a mistake is said."""
+"""The command itself: its options, its commands, and how a mistake is said."""
 
-import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from imserver import __version__
-
-
-class Complaint(click.ClickException):
-    """What is wrong and what to do, in one line; imctl ends with exit status 1."""
-
-
-class Imctl:
-    """What was said before the command's name, and the ways in and out that all commands share."""
-
-    def __init__(self, config: str | None, data: str | None, as_json: bool) -> None:
-        self.config = config
-        self.data = data
-        self.as_json = as_json
-
-    def data_directory(self) -> Path:
-        """Where the server keeps its data. Raises `Complaint`."""
-        if self.data is not None:
-            return Path(os.path.abspath(self.data))
-        from imserver.config import ConfigError, load
-
-        try:
-            return Path(load(self.config).data)
-        except ConfigError as error:
-            raise Complaint(str(error)) from None
-
-    def say(self, text: str, answer: Any) -> None:
-        """Print a result: the text for people, the answer as one line of JSON for programs."""
-        click.echo(json.dumps(answer, ensure_ascii=False) if self.as_json else text)
-
-    def wait_for(self, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-        """Run the reactor until the work, which is called with it, is done. Raises what the work raises."""
-        from twisted.internet import task
-        from twisted.internet.defer import Deferred
-
-        raised: list[BaseException] = []
-        done = False
-
-        async def until_done(reactor: Any) -> None:
-            nonlocal done
-            try:
-                await work(reactor)
-            except Exception as error:
-                raised.append(error)
-            done = True
-
-        # `react` ends a program; here the exit status is yet to be chosen.
-        with suppress(SystemExit):
-            task.react(lambda reactor: Deferred.fromCoroutine(until_done(reactor)))
-        if raised:
-            raise raised[0]
-        if not done:
-            raise click.Abort
-
-
-class Group(click.Group):
-    """A group that shows its help where it is given nothing to do."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or ["--help"])
+from imserver.cli import accounts, bench, server, talk
+from imserver.cli.common import Group, Imctl
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -102,21 +41,18 @@ def imctl(ctx: click.Context, config: str | None, data: str | None, as_json: boo
         ctx.obj = Imctl(config, data, as_json)
 
 
-def _add_commands() -> None:
-    from imserver.cli import accounts, bench, server, talk
-
-    for command in (
-        accounts.token,
-        accounts.app,
-        accounts.user,
-        talk.send,
-        talk.listen,
-        talk.chat,
-        server.status,
-        server.check,
-        bench.bench,
-    ):
-        imctl.add_command(command)
+for _command in (
+    accounts.token,
+    accounts.app,
+    accounts.user,
+    talk.send,
+    talk.listen,
+    talk.chat,
+    server.status,
+    server.check,
+    bench.bench,
+):
+    imctl.add_command(_command)
 
 
 def run(arguments: list[str] | None = None) -> NoReturn:
@@ -147,6 +83,3 @@ def _one_line(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption) and error.option_name in _GLOBAL_OPTIONS:
         return f"{text}: {', '.join(_GLOBAL_OPTIONS)} stand before the command's name"
     return f"{text}; see {error.ctx.command_path.strip() if error.ctx else 'imctl'} --help"
-
-
-_add_commands()

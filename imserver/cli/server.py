@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from imserver.cli.root import Complaint, Imctl
+from imserver.cli.common import Complaint, Imctl
 
 
 @click.command()

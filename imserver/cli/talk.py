@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from imserver.cli.accounts import APPID, UID
-from imserver.cli.root import Complaint, Imctl
+from imserver.cli.common import Complaint, Imctl
 
 F = TypeVar("F", bound=Callable[..., Any])
 

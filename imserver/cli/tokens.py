@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+from imserver.cli.common import Complaint
 from imserver.cli.operator import Operator
-from imserver.cli.root import Complaint
 from imserver.client.errors import SignInRefused
 
 T = TypeVar("T")

@@ -11,9 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from imserver.cli import operator
+from imserver.cli.common import Imctl
 from imserver.cli.found import FoundServer, operator_key
 from imserver.cli.operator import Operator
-from imserver.cli.root import Imctl, imctl
+from imserver.cli.root import imctl
 from tests.fakes.admin import KEY, FakeAdmin, http_to
 from tests.fakes.server import now
 

@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from imserver.cli.common import Complaint
 from imserver.cli.operator import Operator
-from imserver.cli.root import Complaint
 from tests.fakes.admin import KEY, Asked, FakeAdmin, http_to
 from tests.fakes.server import now
 
@@ -146,7 +146,7 @@ class TestUser:
             "user 1 of app 7: Ada",
             "newest entry 12, saved sync key 10",
             "connections        2",
-            "#5  tcp from 127.0.0.1, Android, device 4 (phone), version 2, since 2023-11-1",
+            "    5      tcp from 127.0.0.1, Android, device 4 (phone), version 2, since 2023-11-1",
             ", in room 9",
             "platform 77, no device",
         ):

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from zope.interface.verify import verifyObject
 
+from imserver.cli.common import Complaint, Imctl
 from imserver.cli.conversation import Account, Chat, Terminal, print_messages, send_one
 from imserver.cli.operator import Operator
-from imserver.cli.root import Complaint, Imctl
 from imserver.cli.tokens import with_token
 from imserver.client import Refused, SignInRefused
 from imserver.protocol.commands import AckStatus, Command, Flag
