@@ -72,6 +72,8 @@ class Imctl(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         value = reason.value
         assert isinstance(value, ProcessDone | ProcessTerminated)
+        for words, fired in self._waiting:
+            fired.errback(AssertionError(f"it ended without {words!r}: {self.out!r} {self.err!r}"))
         self.ended.callback(value.exitCode if value.signal is None else -value.signal)
 
 
