@@ -15,11 +15,7 @@ from imserver.protocol.frame import Frame
 
 
 class Unavailable(Exception):
-    """The database (or another engine) could not answer in time, or at all. Nothing is known about the data."""
-
-
-class NotStored(Exception):
-    """The message is not on disk and will not be. Its sender may send it again."""
+    """The database (or another engine) could not answer in time, or at all. Of a write: nothing of it was written."""
 
 
 class AlreadyExists(Exception):
@@ -116,8 +112,7 @@ class ITimelines(Interface):
 
         Messages stored one after the other get rising keys in each timeline, and their Deferreds fire in that order.
 
-        Fires with `Stored` once the message is on disk (fsync). Fails with `NotStored` where it is certain, or as
-        certain as can be, that it is not.
+        Fires with `Stored` once the message is on disk (fsync). Fails with `Unavailable` where it is not.
         """
 
     def head(timeline: TimelineKey) -> Deferred[int]:

@@ -2,29 +2,27 @@
 
 from collections.abc import Callable
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imserver.chat.replies import ack_with_keys, refuse
-from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, NotStored
+from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, Unavailable
 from imserver.metrics import Metrics
 from imserver.model import NewMessage, Push, Stored, UserKey
 from imserver.protocol.commands import AckStatus, Flag
 from imserver.protocol.messages import Metadata, SyncNotify, stored_frame
 
 
-class Origin:
+class Origin(msgspec.Struct):
     """The client's message that is being delivered: to whom the ACK goes, and who need not be told."""
 
-    __slots__ = ("arrived", "connection", "refusals", "seq")
-
-    def __init__(self, connection: IConnection, seq: int, arrived: float) -> None:
-        self.connection = connection
-        self.seq = seq
-        self.arrived = arrived
-        #: Of the client's next messages, those that were refused: they are answered when this one is.
-        self.refusals: list[Deferred[None]] = []
+    connection: IConnection
+    seq: int
+    arrived: float
+    #: Of the client's next messages, those that were refused: they are answered when this one is.
+    refusals: list[Deferred[None]] | None = None
 
 
 class Delivery:
@@ -50,22 +48,22 @@ class Delivery:
         #: Of each client, the newest message on its way to disk.
         self._newest: dict[IConnection, Origin] = {}
 
-    def store(self, message: NewMessage, sender: UserKey) -> Deferred[Stored]:
-        """Store a message in users' timelines, then push it. Whoever sent it waits for the Deferred.
+    def store_for(
+        self, connection: IConnection, seq: int, message: NewMessage, users: tuple[UserKey, ...]
+    ) -> Deferred[None]:
+        """Store a client's message, push it, and answer: METADATA and ACK, or that it was not stored.
 
-        Fires with `Stored` once it is on disk and pushed. Fails with `NotStored`.
-        """
-        return self._timelines.store(message).addCallback(self._push_stored, message, sender, None)
-
-    def store_for(self, connection: IConnection, seq: int, message: NewMessage) -> Deferred[None]:
-        """The same for a client's message, which is answered: with METADATA and ACK, or that it was not stored.
+        Args:
+            connection, seq: who sent it, and as what.
+            message: its timelines are those of `users`.
+            users: whom it concerns, the sender first.
 
         Fires with None when it is answered. Never fails.
         """
         origin = Origin(connection, seq, self._monotonic())
         self._newest[connection] = origin
         return self._timelines.store(message).addCallbacks(
-            self._acknowledge, self._not_stored, callbackArgs=(message, origin), errbackArgs=(origin,)
+            self._acknowledge, self._not_stored, callbackArgs=(message, users, origin), errbackArgs=(origin,)
         )
 
     def refuse(self, connection: IConnection, seq: int, status: AckStatus) -> Deferred[None] | None:
@@ -79,26 +77,18 @@ class Delivery:
             return None
         turn: Deferred[None] = Deferred()
         turn.addCallback(lambda _: refuse(connection, seq, status, self._metrics))
+        if before.refusals is None:
+            before.refusals = []
         before.refusals.append(turn)
         return turn
 
-    def _push_stored(self, stored: Stored, message: NewMessage, sender: UserKey, origin: IConnection | None) -> Stored:
-        if stored.resent:
-            self._metrics.resends.inc()
-            return stored
-        try:
-            self._push(stored, message, sender, origin)
-        except Exception:  # a bug, but the message is on disk, and its sender must not hear otherwise
-            self._log.failure("telling of stored message {number} failed", number=stored.message)
-        return stored
-
-    def _push(self, stored: Stored, message: NewMessage, sender: UserKey, origin: IConnection | None) -> None:
+    def _push(self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection) -> None:
         pushed = stored_frame(message.command, message.flag | Flag.PUSH, message.body)
         offline: list[UserKey] = []
         registry, bus = self._registry, self._bus
-        for timeline, key in zip(message.timelines, stored.keys, strict=True):
-            user = UserKey(timeline.appid, timeline.owner)
-            is_sender = user == sender
+        sender = users[0]
+        for user, timeline, key in zip(users, message.timelines, stored.keys, strict=True):
+            is_sender = user is sender
             device = message.device if is_sender else 0
             connections = [
                 connection
@@ -117,14 +107,20 @@ class Delivery:
             self._metrics.offline_pushes.inc(by=len(offline))
             self._push_queue.push(message, offline)
 
-    def _acknowledge(self, stored: Stored, message: NewMessage, origin: Origin) -> None:
-        self._push_stored(stored, message, origin.connection.user, origin.connection)
+    def _acknowledge(self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: Origin) -> None:
+        if stored.resent:
+            self._metrics.resends.inc()
+        else:
+            try:
+                self._push(stored, message, users, origin.connection)
+            except Exception:  # a bug, but the message is on disk, and its sender must not hear otherwise
+                self._log.failure("telling of stored message {number} failed", number=stored.message)
         origin.connection.enqueue(ack_with_keys(origin.seq, stored.keys[0]))
         self._metrics.ack_seconds.observe(self._monotonic() - origin.arrived)
         self._answered(origin)
 
     def _not_stored(self, failure: Failure, origin: Origin) -> None:
-        if failure.check(NotStored) is None:
+        if failure.check(Unavailable) is None:
             self._log.failure("storing a message of {user} failed", failure=failure, user=origin.connection.user)
         refuse(origin.connection, origin.seq, AckStatus.NOT_STORED, self._metrics)
         self._answered(origin)
@@ -132,7 +128,7 @@ class Delivery:
     def _answered(self, origin: Origin) -> None:
         if self._newest.get(origin.connection) is origin:
             del self._newest[origin.connection]
-        for turn in origin.refusals:
+        for turn in origin.refusals or ():
             turn.callback(None)
 
     def to_user(self, user: UserKey, push: Push, origin: IConnection | None) -> None:

@@ -12,7 +12,7 @@ from imserver.metrics import Metrics
 from imserver.model import SAFE_INTEGER, NewMessage, Push, UserKey, user_timeline
 from imserver.protocol.commands import AckStatus, Command, Flag
 from imserver.protocol.frame import MAX_BODY, Frame
-from imserver.protocol.messages import IM, RT, UnreadCount
+from imserver.protocol.messages import IM, RT, UnreadCount, stamped_body
 
 #: A client of version 0 has four bytes more for content than a body of the other versions can hold.
 _MOST_CONTENT = MAX_BODY - 24
@@ -44,21 +44,18 @@ class PeerClient:
         if status is not AckStatus.SUCCESS:
             return self._delivery.refuse(connection, frame.seq, status)
         receiver = UserKey(sender.appid, message.receiver)
+        users = (sender,) if receiver == sender else (sender, receiver)
         created = int(self._now())
-        mine = user_timeline(sender)
-        return self._delivery.store_for(
-            connection,
-            frame.seq,
-            NewMessage(
-                Command.IM,
-                frame.flag & Flag.TEXT,
-                IM(sender.uid, receiver.uid, created, message.msgid, message.content).encode(2),
-                created,
-                (mine,) if receiver == sender else (mine, user_timeline(receiver)),
-                connection.device,
-                resend_of(sender, receiver, Command.IM, connection.device, message.msgid, message.content),
-            ),
+        stored = NewMessage(
+            Command.IM,
+            frame.flag & Flag.TEXT,
+            stamped_body(frame.body, frame.version, created),
+            created,
+            tuple(map(user_timeline, users)),
+            connection.device,
+            resend_of(sender, receiver, Command.IM, connection.device, message.msgid, message.content),
         )
+        return self._delivery.store_for(connection, frame.seq, stored, users)
 
     def rt(self, connection: IConnection, frame: Frame, message: RT) -> None:
         if message.sender != connection.uid:

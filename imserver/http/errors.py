@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from imserver.http.calls import Refused, Reply
-from imserver.interfaces import AlreadyExists, NotFound, NotStored, Unavailable
+from imserver.interfaces import AlreadyExists, NotFound, Unavailable
 
 _log = Logger()
 
@@ -27,7 +27,7 @@ def reply_to(failure: Failure) -> Reply:
             return error_reply(404, str(error))
         case AlreadyExists():
             return error_reply(409, str(error))
-        case Unavailable() | NotStored():
+        case Unavailable():
             return error_reply(503, str(error))
         case MethodNotAllowed():
             allowed = ", ".join(sorted(error.valid_methods or ()))

@@ -155,6 +155,11 @@ def _without_timestamp(body: bytes) -> bytes:
     return body[:16] + body[20:]
 
 
+def stamped_body(body: bytes, version: int, seconds: int) -> bytes:
+    """The body of an IM or GROUP_IM that a client sent, in the layout of the newest version and with this timestamp."""
+    return body[:16] + _INT32.pack(seconds) + body[16 if version == 0 else 20 :]
+
+
 class IM(_PeerMessage, frozen=True, gc=False):
     command = Command.IM
 
@@ -429,6 +434,10 @@ class Metadata(Message, frozen=True, gc=False):
 
     def encode(self, version: int) -> bytes:
         return _METADATA.pack(self.key, self.previous)
+
+    def frame(self, flag: int = 0) -> OutFrame:
+        body = _METADATA.pack(self.key, self.previous)
+        return OutFrame(Command.METADATA, flag, (body, body, body))
 
 
 #: Every command's class.

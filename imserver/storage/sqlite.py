@@ -1,12 +1,13 @@
 """What storage says to SQLite on the hot path: on the driver's own cursor, many rows to a statement.
 
-A statement lets go of the GIL once, however many rows it has; SQLAlchemy's own way of many rows is one row a step.
+A statement lets go of the GIL once, however many rows it has, and may then wait until the reactor gives it back.
+SQLAlchemy's own way of many rows (executemany) lets go at every row.
 """
 
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-#: Rows in one statement, at most.
+#: Rows in one statement, at most. It must be a power of two.
 _MOST_ROWS: Final = 256
 
 
@@ -20,7 +21,7 @@ class Cursor(Protocol):
 
 
 class _Rows:
-    """A statement for any number of rows, cut into powers of two: few texts, which the driver keeps compiled."""
+    """A statement for any number of rows, cut into powers of two: so few texts that the driver keeps all compiled."""
 
     __slots__ = ("_texts", "_width")
 
@@ -29,8 +30,8 @@ class _Rows:
         sizes = (1 << n for n in range(_MOST_ROWS.bit_length()))
         self._texts = {size: head + ",".join([row] * size) + tail for size in sizes}
 
-    def execute(self, cursor: Cursor, values: list[Any], *after: Any) -> Iterator[int]:
-        """Execute it for the values of all rows, one after the other in a list, and those that come after the rows.
+    def execute(self, cursor: Cursor, values: list[Any]) -> Iterator[int]:
+        """Execute it for the values of all rows, one after the other in a list.
 
         Goes on when asked to: gives the number of rows of each statement that was executed.
         """
@@ -39,12 +40,12 @@ class _Rows:
         while start < end:
             size = 1 << min(_MOST_ROWS, (end - start) // width).bit_length() - 1
             following = start + size * width
-            cursor.execute(self._texts[size], (*values[start:following], *after))
+            cursor.execute(self._texts[size], values[start:following])
             yield size
             start = following
 
 
-_FIND_RESENDS = _Rows("SELECT digest, message, sync_key FROM resend WHERE digest IN (", "?", ") AND expires > ?")
+_FIND_RESENDS = _Rows("SELECT digest, message, sync_key, expires FROM resend WHERE digest IN (", "?", ")")
 _TAKE_KEYS = _Rows(
     "INSERT INTO timeline (appid, kind, owner, last) VALUES ",
     "(?,?,?,?)",
@@ -71,10 +72,10 @@ _SAVE_KEYS = _Rows(
 )
 
 
-def find_resends(cursor: Cursor, digests: list[bytes], now: int) -> list[tuple[bytes, int, int]]:
-    """Of these digests those that are known and not over, each with its message and key."""
-    found: list[tuple[bytes, int, int]] = []
-    for _ in _FIND_RESENDS.execute(cursor, digests, now):
+def find_resends(cursor: Cursor, digests: list[bytes]) -> list[tuple[bytes, int, int, int]]:
+    """Of these digests those that are known, each with its message, its key, and when it is over."""
+    found: list[tuple[bytes, int, int, int]] = []
+    for _ in _FIND_RESENDS.execute(cursor, digests):
         found += cursor.fetchall()
     return found
 

@@ -6,13 +6,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, func, select
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imserver.database import schema
 from imserver.database.lanes import ReadLane, WriteLane
-from imserver.interfaces import ITimelines, NotStored, Unavailable, WallClock
+from imserver.interfaces import ITimelines, WallClock
 from imserver.model import EMPTY_TIMELINE, Entry, NewMessage, Stored, TimelineKey
 from imserver.storage import sqlite
 
@@ -27,8 +25,6 @@ _SWEEP: Final = 20_000
 
 @implementer(ITimelines)
 class Timelines:
-    _log = Logger()
-
     def __init__(self, writes: WriteLane, reads: ReadLane, now: WallClock, page_bytes: int) -> None:
         """
         Args:
@@ -50,12 +46,7 @@ class Timelines:
         if message.resend is not None:
             self._unswept += 1
         size = _MESSAGE_SIZE + len(message.body) + _TIMELINE_SIZE * len(message.timelines)
-        return self._messages.submit(message, size).addErrback(self._not_stored)
-
-    def _not_stored(self, failure: Failure) -> Failure:
-        if failure.check(Unavailable) is None:
-            self._log.failure("storing a message failed", failure=failure)
-        return Failure(NotStored(failure.getErrorMessage()))
+        return self._messages.submit(message, size)
 
     def head(self, timeline: TimelineKey) -> Deferred[int]:
         return self._heads.submit(timeline)
@@ -95,8 +86,9 @@ class Timelines:
         #: What is known of each mark. None: it is the mark of a message that is to be stored.
         known: dict[bytes, Stored | None] = {}
         if asked:
-            for digest, number, key in sqlite.find_resends(cursor, asked, now):
-                known[digest] = Stored(number, (key,), resent=True)
+            for digest, number, key, expires in sqlite.find_resends(cursor, asked):
+                if expires > now:
+                    known[digest] = Stored(number, (key,), resent=True)
         fresh = []
         for message, mark in zip(messages, marks, strict=True):
             if mark:

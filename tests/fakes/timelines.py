@@ -7,7 +7,7 @@ from typing import Final
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from imserver.interfaces import ISyncKeys, ITimelines, NotStored, Unavailable, WallClock
+from imserver.interfaces import ISyncKeys, ITimelines, Unavailable, WallClock
 from imserver.model import EMPTY_TIMELINE, SAFE_INTEGER, Entry, NewMessage, Stored, TimelineKey, UserKey
 
 #: What one `read` gives of bodies, unless a test says otherwise.
@@ -31,7 +31,7 @@ class FakeTimelines:
 
     def store(self, message: NewMessage) -> Deferred[Stored]:
         if self.broken:
-            return fail(NotStored("the fake is broken"))
+            return fail(Unavailable("the fake is broken"))
         stored = self._store(message)
         if not self.held:
             return succeed(stored)

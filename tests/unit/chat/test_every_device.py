@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from imserver.chat import sync
-from imserver.interfaces import NotStored
+from imserver.interfaces import Unavailable
 from imserver.model import UserKey, user_timeline
 from imserver.protocol.commands import Platform
 from imserver.protocol.messages import IM
@@ -96,7 +96,7 @@ class EveryDevice(RuleBasedStateMachine):
 
     @rule()
     def the_disk_is_full(self) -> None:
-        self.world.timelines.failing = NotStored("as the test wants it")
+        self.world.timelines.failing = Unavailable("as the test wants it")
         self.world.timelines.release()
 
     @precondition(lambda self: self.world.timelines.failing)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imserver.interfaces import NotStored
+from imserver.interfaces import Unavailable
 from imserver.model import Push, UserKey, user_timeline
 from imserver.protocol.commands import AckStatus, Flag, Platform
 from imserver.protocol.frame import Frame
@@ -152,7 +152,7 @@ def test_refusal_after_a_message_that_is_not_stored(world: World) -> None:
         world.say(connection, IM(sender, CAROL, 0, 1, b"hello"), seq=1)
         world.chat.handle(connection, frame_of_version_0(IM(sender, CAROL, 0, 0, b"x" * 32744), seq=2))
     world.leave(gone)
-    world.timelines.failing = NotStored("as the test wants it")
+    world.timelines.failing = Unavailable("as the test wants it")
     world.timelines.release()
     assert alice.units == [refused(1, AckStatus.NOT_STORED), refused(2, AckStatus.NOT_STORED)]
     assert gone.units == []
@@ -315,7 +315,7 @@ def test_forbidden_users_are_not_heard(world: World, version: int, answer: list[
 def test_not_stored(world: World, version: int, answer: list[list[Said]]) -> None:
     """A message that is not on disk is not acknowledged, and nobody hears of it."""
     alice, bob = world.connect(ALICE, version=version), world.connect(BOB)
-    world.timelines.failing = NotStored("as the test wants it")
+    world.timelines.failing = Unavailable("as the test wants it")
     done = world.say(alice, HELLO, seq=5)
     assert done is not None
     assert done.called

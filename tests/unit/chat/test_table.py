@@ -2,7 +2,7 @@
 
 import pytest
 
-from imserver.interfaces import NotStored
+from imserver.interfaces import Unavailable
 from imserver.protocol.commands import CLIENT_MAY_SEND, AckStatus, Command, Platform
 from imserver.protocol.messages import (
     IM,
@@ -55,7 +55,7 @@ def test_group_messages(world: World, version: int) -> None:
 def test_group_message_is_answered_in_its_turn(world: World) -> None:
     """Not before the messages that were sent before it, whether they are stored or not."""
     alice = world.connect(ALICE)
-    for failing, answers in ((None, [[Metadata(2, 1), Ack(1)]]), (NotStored("wanted"), [[Ack(1, 68)]])):
+    for failing, answers in ((None, [[Metadata(2, 1), Ack(1)]]), (Unavailable("wanted"), [[Ack(1, 68)]])):
         alice.forget()
         world.timelines.hold()
         world.timelines.failing = failing

@@ -9,7 +9,7 @@ import pytest_twisted
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
-from imserver.interfaces import NotStored
+from imserver.interfaces import Unavailable
 from imserver.model import Entry, NewMessage, Resend, Stored, TimelineKey, TimelineKind
 from imserver.storage import timelines as module
 from tests.contract.sql_storage import SqlStorage
@@ -64,7 +64,7 @@ async def test_a_bad_message_takes_no_other_with_it(
     await release()
     results: list[tuple[bool, Any]] = await DeferredList([*waiting, again], consumeErrors=True)
     assert [done for done, _ in results] == [True, False, True, True]
-    assert results[1][1].check(NotStored)
+    assert results[1][1].check(OverflowError)
     assert [results[n][1].keys for n in (0, 2, 3)] == [(2,), (3,), (3,)]
     assert [results[n][1].resent for n in (0, 2, 3)] == [False, False, True]
     # Once for the batch, and once by who got it: a number out of range is a mistake of the server itself.
@@ -79,7 +79,7 @@ async def test_a_failed_transaction_leaves_nothing(storage: SqlStorage, flush_lo
     await storage.change(lambda connection: connection.execute(text("INSERT INTO entry VALUES (7, 0, 1, 3, 1, 0)")))
     failed = storage.timelines.store(message(b"2", BOB, ALICE, digest=b"d"))
     results: list[tuple[bool, Any]] = await DeferredList([failed], consumeErrors=True)
-    assert results[0][1].check(NotStored)
+    assert results[0][1].check(Unavailable)
     assert len(flush_logged_errors()) == 1
     for table, rows in (("message", 1), ("timeline", 1), ("resend", 0), ("entry", 2)):
         assert await storage.rows(f"SELECT count(*) FROM {table}") == [(rows,)], table  # noqa: S608  of this test
@@ -93,7 +93,7 @@ async def test_messages_are_refused_at_once_when_too_many_wait(storage: SqlStora
     results: list[tuple[bool, Any]] = await DeferredList(
         [storage.timelines.store(message(b"1", ALICE))], consumeErrors=True
     )
-    assert results[0][1].check(NotStored)
+    assert results[0][1].check(Unavailable)
 
 
 @pytest_twisted.ensureDeferred
