@@ -253,6 +253,19 @@ def test_a_notify_is_sent_once() -> None:
     assert commands(queues.read_all(transport))[4:] == [Command.PONG]
 
 
+def test_a_loss_is_told_though_nothing_else_waits() -> None:
+    """Where pushes are kept not at all, a slow client still hears that there is something to sync."""
+    queues = Queues(queue_messages=0)
+    queue, transport = queues.add()
+    fill(queue, transport, queues)
+    already = len(parse(b"".join(transport.writes)))
+    queue.enqueue_non_block(stored(5))
+    queues.settle()
+    assert [(frame.command, key_of(frame)) for frame in queues.read_all(transport)[already:]] == [
+        (Command.SYNC_NOTIFY, 5)
+    ]
+
+
 # Slices and pausing.
 
 
