@@ -441,13 +441,8 @@ class ReadLane:
 
     def _transact(self, read: Callable[[Connection], Any]) -> Any:
         try:
-            with self._engine.connect() as connection:
-                try:
-                    with connection.begin():
-                        return read(connection)
-                except self._errors:
-                    connection.invalidate()
-                    raise
+            with self._engine.connect() as connection, connection.begin():
+                return read(connection)
         except Exception as error:  # it goes to whoever asked
             return Failure(error)
 

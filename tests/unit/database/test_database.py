@@ -63,6 +63,18 @@ async def test_preparing_leaves_no_connection(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_lock_names_the_process_that_serves(tmp_path: Path) -> None:
+    """Not the one that prepared, which twistd leaves when it becomes a daemon."""
+    served = database(tmp_path)
+    served.prepare()
+    lock = tmp_path / "imserver.db.lock"
+    lock.write_text("1\n")
+    served.start()
+    assert lock.read_text() == f"{os.getpid()}\n"
+    await served.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_second_server_is_refused(tmp_path: Path) -> None:
     """Until the first has closed."""
     first, second = database(tmp_path), database(tmp_path)

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest_twisted
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from imserver.database import engine as engine_module
@@ -172,11 +174,10 @@ async def test_a_batch_has_a_bound_in_items_and_in_bytes(lanes: Lanes, monkeypat
 @pytest_twisted.ensureDeferred
 async def test_results_fire_after_the_commit(lanes: Lanes) -> None:
     """When a result fires another connection sees what was written."""
-    with sqlite3.connect(lanes.file) as other:
+    with closing(sqlite3.connect(lanes.file)) as other:
         for word in ("a", "b"):
             await lanes.words.submit(word)
             assert (word,) in other.execute("SELECT word FROM word").fetchall()
-    other.close()
 
 
 @pytest_twisted.ensureDeferred
@@ -370,19 +371,19 @@ async def test_a_locked_database_is_unavailable(
     tmp_path: Path, flush_logged_errors: FlushLoggedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another process holds the lock writes fail in bounded time, and reads go on; then all is well again."""
-    monkeypatch.setattr(engine_module, "BUSY_SECONDS", 0.05)
-    lanes = Lanes(tmp_path, seconds=0.08)
+    monkeypatch.setattr(engine_module, "BUSY_SECONDS", 0.3)
+    lanes = Lanes(tmp_path)
     await lanes.words.submit("before")
-    with sqlite3.connect(lanes.file, isolation_level=None) as other:
+    with closing(sqlite3.connect(lanes.file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
+        lanes.writes._seconds = 0.5
         results = await gatherResults([outcome(lanes.words.submit(f"{n}")) for n in range(200)])
         assert all(isinstance(error, Unavailable) for error in results)
-        # The batch, and the one or two whose second try began in time.
+        # The first transaction of one item or more, and the one second try that began in time; then all are late.
         assert lanes.metrics.writes_failed.values["single"] <= 3
         assert lanes.metrics.writes_failed.values["late"] >= 197
         assert await lanes.stored() == ["before"]
-        other.execute("ROLLBACK")
-    other.close()
+    lanes.writes._seconds = PATIENCE
     assert await lanes.words.submit("after") == "AFTER"
     assert "locked" in flush_logged_errors()[0].getErrorMessage()
     await lanes.stop()
@@ -587,6 +588,40 @@ async def test_a_group_that_waits_hears_in_time(tmp_path: Path) -> None:
     assert [type(error) for error in results] == [Unavailable] * 3
     opened.set()
     await lanes.stop()
+
+
+class SlowTime(Clock):
+    """A reactor whose time a test moves, and whose threads are real."""
+
+    def callFromThread(self, *arguments: Any) -> None:
+        running_reactor().callFromThread(*arguments)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_waits_twice(tmp_path: Path) -> None:
+    """Who came while the group was stuck has as long as everybody, counted from when they asked."""
+    time: Any = SlowTime()
+    lane = ReadLane(open_readers(f"sqlite:///{tmp_path / 'test.db'}", 2), time, Metrics(), 2, 3.0)
+    lane.start()
+    opened = threading.Event()
+
+    def stick(_connection: Connection, words: Sequence[str]) -> Sequence[str]:
+        assert opened.wait(PATIENCE)
+        return words
+
+    group = lane.group("stuck", stick)
+    first = group.submit("a")
+    time.advance(2)
+    second = group.submit("b")
+    assert not first.called
+    time.advance(1)
+    assert isinstance(await outcome(first), Unavailable)
+    time.advance(1.9)
+    assert not second.called
+    time.advance(0.1)
+    assert isinstance(await outcome(second), Unavailable)
+    opened.set()
+    await lane.stop()
 
 
 @pytest_twisted.ensureDeferred
