@@ -409,7 +409,10 @@ class Connection(OutQueue):
             self._metrics.closed.inc("stalled")
             self.write_failed()
         else:
-            self.deadline = now + min(limits.idle_seconds - (now - self._heard_at), limits.stalled_seconds / 4)
+            left = limits.idle_seconds - (now - self._heard_at)
+            if self._write_paused or self.user is None:
+                left = min(left, limits.stalled_seconds / 4)
+            self.deadline = now + max(left, 1.0)
 
     def _takes_nothing(self, now: float) -> bool:
         """Has the client not taken a byte for the time that it has for that?"""

@@ -27,9 +27,15 @@ _MOST_HANDSHAKE: Final = 8192
 _GOING_AWAY: Final = 1001
 _PROTOCOL_ERROR: Final = 1002
 _UNSUPPORTED_DATA: Final = 1003
+_INTERNAL_ERROR: Final = 1011
 _NORMAL: Final = 1000
 #: What a client is told when the server closes for this reason.
-_CLOSE_CODES: Final = {"protocol": _PROTOCOL_ERROR, "text": _UNSUPPORTED_DATA, "stopping": _GOING_AWAY}
+_CLOSE_CODES: Final = {
+    "protocol": _PROTOCOL_ERROR,
+    "text": _UNSUPPORTED_DATA,
+    "stopping": _GOING_AWAY,
+    "internal_error": _INTERNAL_ERROR,
+}
 
 _LONG = Struct("!BBH")
 
@@ -259,7 +265,7 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no 
     def onPing(self, payload: bytes) -> None:
         self.connection.charge()
         # A client that pings and does not read must not make the server's buffers grow.
-        if self.connection.takes_bytes and not self.connection.closed:
+        if self.connection.takes_bytes:
             self.sendPong(payload)
 
     def _fail_connection(self, code: int = _GOING_AWAY, reason: str = "going away") -> None:

@@ -95,6 +95,10 @@ class FakeTransport(FileDescriptor):
             del self.unread[:READ_SIZE]
             self.protocol.dataReceived(data)
 
+    def read_no_more(self) -> None:
+        """Let whatever comes stay where it is."""
+        self._clock.removeReader(self)
+
     def lose(self) -> None:
         """Close."""
         self.connectionLost(Failure(ConnectionDone()))

@@ -496,6 +496,20 @@ def test_a_slow_client_is_not_stalled() -> None:
     assert client.is_cut_off()
 
 
+def test_a_live_client_is_left_alone() -> None:
+    """A client that keeps its pings up is looked at when it could be idle at the earliest, not every few seconds."""
+    server = Server()
+    client = server.sign_in()
+    looks = 0
+    for _ in range(20):
+        client.send(frame(PING))
+        before = client.connection.deadline
+        server.pass_time(90)
+        looks += client.connection.deadline != before
+    assert not client.is_closed()
+    assert looks < 8
+
+
 def test_a_stall_does_not_shorten_the_time_to_sign_in() -> None:
     """A deadline is brought forward by what it is for, not by another's."""
     server = Server(sign_in_seconds=200)
@@ -562,6 +576,18 @@ def test_refusing_counts_against_the_address() -> None:
         client.send(frame(AUTH))
     assert not server.connect("192.0.2.7").connection.may_sign_in()
     assert server.connect("192.0.2.8").connection.may_sign_in()
+
+
+def test_a_held_client_costs_nothing() -> None:
+    """What had come and will not be carried out is let go of, not kept as long as the client is held."""
+    server = Server(unfinished_commands=1)
+    client = server.sign_in()
+    client.send(frame(IM, 1), frame(IM, 2, bytes(30_000)), frame(IM, 3, bytes(30_000)))
+    client.connection.close_later("kicked")
+    assert client.connection._frame_held is None
+    assert len(client.connection._decoder) == 0
+    server.chat.finish()
+    assert server.chat.seqs == [1]
 
 
 def test_close_later_once() -> None:
@@ -689,6 +715,26 @@ def test_drain_finishes_what_is_under_way() -> None:
     server.clock.pump([0.02] * 5)
     assert done.called
     assert server.chat.seqs == [1, 2]
+
+
+def test_a_sweep_does_not_cut_a_drain_short() -> None:
+    """What is in storage has all of the time that the server has, though sweeps go on."""
+    server = Server()
+    server.chat.handlers = {
+        IM: lambda connection, read: server.chat.wait(connection, read).addCallback(
+            lambda _: connection.enqueue(reply(read.seq))
+        )
+    }
+    client = server.sign_in()
+    client.send(frame(IM, 1))
+    done = Deferred.fromCoroutine(server.listeners.drain(10))
+    server.pass_time(8)
+    server.chat.finish()
+    server.pass_time(1)
+    assert [key_of(read) for read in client.read()] == [1]
+    assert client.is_gone()
+    server.pass_time(1)
+    assert done.called
 
 
 def test_drain_waits_only_so_long() -> None:

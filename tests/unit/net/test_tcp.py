@@ -10,13 +10,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet.address import UNIXAddress
-from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 
+from imserver.model import SignIn
+from imserver.net.connection import Connection
 from imserver.net.tcp import TcpConnection, TcpFactory, TcpProtocol
-from imserver.protocol.commands import Command
-from tests.fakes.transport import FakeTransport
-from tests.unit.net.server import Server, commands, frame
+from imserver.protocol.commands import Command, Platform
+from tests.fakes.transport import FakeTransport, Wire
+from tests.unit.net.server import ALICE, Server, commands, frame, key_of, live, parse, reply
 from tests.unit.net.test_connection import pong
 
 
@@ -97,17 +102,43 @@ def test_nothing_of_a_connection_stays() -> None:
 # Under TLS.
 
 
+class TlsClient(Protocol):
+    """Remembers what it read."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+        self.lost: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.taken += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason
+
+
 class Tls:
-    """A listener as `ssl:` endpoints make it, and a client that speaks TLS to it."""
+    """A listener as `ssl:` endpoints make it, and clients that speak TLS to it."""
 
     def __init__(self, server: Server, certificate: PrivateCertificate) -> None:
         self._server = server
         self._factory = TLSMemoryBIOFactory(certificate.options(), False, TcpFactory(server.listeners), server.clock)
+        clients = Factory.forProtocol(TlsClient)
+        self._clients = TLSMemoryBIOFactory(CertificateOptions(), True, clients, server.clock)
 
     def connect(self) -> FakeTransport:
+        """A client that never says a word."""
         transport = FakeTransport(self._server.clock)
         transport.connect(self._factory.buildProtocol(self._server.address()))
         return transport
+
+    def shake_hands(self) -> tuple[Connection, TlsClient, Wire]:
+        server = self._factory.buildProtocol(self._server.address())
+        client = self._clients.buildProtocol(None)
+        wire = Wire(self._server.clock, server, client, "192.0.2.1")
+        wire.pump()
+        assert isinstance(server.wrappedProtocol, TcpProtocol)
+        assert isinstance(client.wrappedProtocol, TlsClient)
+        return server.wrappedProtocol.connection, client.wrappedProtocol, wire
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +156,11 @@ def certificate() -> PrivateCertificate:
     return loaded
 
 
-@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")  # Twisted does
+#: Twisted does what pyOpenSSL no longer likes.
+tls = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+
+
+@tls
 def test_over_the_limit_under_tls(certificate: PrivateCertificate) -> None:
     """Under TLS, too, who may not come is cut off, and does not stay for ever."""
     server = Server(connections=1)
@@ -135,3 +170,54 @@ def test_over_the_limit_under_tls(certificate: PrivateCertificate) -> None:
     assert turned_away.aborted
     server.settle()
     assert turned_away.disconnected
+
+
+@tls
+def test_under_tls(certificate: PrivateCertificate) -> None:
+    """A large answer passes through TLS in pieces that its transport takes, and the end is a good-bye on both sides."""
+    server = Server(messages_per_second=0)
+    server.chat.handlers = {Command.PING: lambda connection, read: connection.enqueue(reply(read.seq, 30_000))}
+    connection, client, wire = Tls(server, certificate).shake_hands()
+    assert client.transport is not None
+    client.transport.write(b"".join(frame(Command.PING, seq) for seq in range(1, 101)))
+    wire.pump()
+    assert [key_of(read) for read in parse(bytes(client.taken))] == list(range(1, 101))
+    connection.enqueue(reply(101, 30_000))
+    connection.close("stopping")
+    wire.pump()
+    assert len(parse(bytes(client.taken))) == 101
+    assert client.lost is not None
+    assert client.lost.check(ConnectionDone)
+    assert wire.server.disconnected
+    assert not wire.server.aborted
+    assert server.listeners.connections == set()
+
+
+@tls
+def test_a_slow_client_under_tls(certificate: PrivateCertificate) -> None:
+    """Under TLS, too, a client that does not read costs its caps, and one that takes nothing is cut off."""
+    server = Server()
+    connection, _, wire = Tls(server, certificate).shake_hands()
+    connection.signed_in(SignIn(ALICE, 0), Platform.ANDROID, b"phone", 2)
+    wire.client.read_no_more()
+    for number in range(2_000):
+        connection.enqueue_non_block(live(number, 10_000))
+        wire.pump()
+    assert wire.server.unsent < 3 * 65_536
+    assert connection._push_bytes <= server.limits.queue_bytes
+    assert not connection.closed
+    server.pass_time(76)
+    wire.pump()
+    assert wire.server.aborted
+    assert server.metrics.closed.values == {"stalled": 1}
+    assert server.listeners.connections == set()
+
+
+@tls
+def test_who_never_shakes_hands_under_tls(certificate: PrivateCertificate) -> None:
+    """A client that connects and says nothing is gone when its time to sign in is."""
+    server = Server()
+    transport = Tls(server, certificate).connect()
+    server.pass_time(31)
+    assert transport.disconnected
+    assert server.listeners.connections == set()

@@ -239,6 +239,7 @@ def test_another_path(path: str) -> None:
         (handshake(Host=""), 400),
         (handshake(Host="[bad]:1]", Origin="http://im.example.com"), 403),
         (handshake(Origin="http://[::1"), 400),
+        (handshake(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits=99"), 400),
         (handshake(Origin="nonsense"), 400),
         (handshake().replace(b"GET", b"POST"), 405),
         (handshake().replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
@@ -308,7 +309,11 @@ def test_the_time_for_a_handshake() -> None:
     assert not silent.is_closed()
     web.server.pass_time(1)
     assert silent.is_closed()
-    web.server.pass_time(28)
+    silent.socket.dataReceived(handshake())
+    assert b"".join(silent.transport.writes) == b"", "it came too late"
+    web.server.pass_time(6)
+    assert silent.is_cut_off(), "its transport did not close by itself"
+    web.server.pass_time(22)
     assert not slow.is_closed()
     web.server.pass_time(1)
     assert slow.is_closed()
@@ -687,7 +692,15 @@ def test_an_unasked_pong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "code"), [("kicked", 1000), ("stopping", 1001), ("protocol", 1002), ("text", 1003), ("refused", 1000)]
+    ("reason", "code"),
+    [
+        ("kicked", 1000),
+        ("stopping", 1001),
+        ("protocol", 1002),
+        ("text", 1003),
+        ("internal_error", 1011),
+        ("refused", 1000),
+    ],
 )
 def test_the_server_closes(reason: str, code: int) -> None:
     """What is queued leaves, then a close frame with its code; the client answers, and the connection ends."""
@@ -752,6 +765,13 @@ def test_a_client_that_closes_and_stays() -> None:
         raw.connection.enqueue_non_block(live(number, 10_000))
     web.server.settle()
     assert raw.transport.unsent == unsent
+    late = web.opened()
+    for _ in range(3):
+        late.connection.enqueue(reply(1, 30_000))
+    web.server.settle()
+    late.transport.send(masked(b"", CLOSE))
+    late.take()
+    assert late.is_gone(), "it read what there was, and both have said good-bye"
     web.server.pass_time(6)
     assert raw.is_cut_off()
     assert raw.transport.disconnected
