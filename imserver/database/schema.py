@@ -1,7 +1,7 @@
 """The tables. What stands here and what the migrations build is kept equal by a test.
 
-`message`, `entry`, `timeline`, `resend` and `saved_key` are storage's; `app`, `token`, `user` and `device` are the
-directory's.
+`message`, `entry`, `timeline`, `resend_recent`, `resend` and `saved_key` are storage's; `app`, `token`, `user` and
+`device` are the directory's.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table
@@ -53,7 +53,17 @@ timeline = Table(
     sqlite_with_rowid=False,
 )
 
-#: By what a message is recognised when it comes again. There is no index on `expires`: it would cost every message more
+#: By what a message is recognised when it comes again: the newest, in the order in which they came.
+resend_recent = Table(
+    "resend_recent",
+    metadata,
+    Column("message", _RowNumber, primary_key=True, autoincrement=False),
+    Column("digest", _Resend, nullable=False),
+    Column("sync_key", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+)
+
+#: The same of older messages, ordered. There is no index on `expires`: it would cost every message more
 #: than the sweep that looks at all rows in turn.
 resend = Table(
     "resend",

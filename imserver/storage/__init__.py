@@ -1,9 +1,11 @@
 """Messages on disk, their places in timelines, and how far each user has read. Implements `ITimelines` and `ISyncKeys`.
 
-Lives here: what the tables `message`, `entry`, `timeline`, `resend` and `saved_key` mean, and what is said to them.
+Lives here: what the tables `message`, `entry`, `timeline`, `resend_recent`, `resend` and `saved_key` mean, and what is
+said to them.
 May not live here: threads, connections, the schema (database); who is told of a message (chat).
 
 * ``timelines``: storing in group commits, reading by the page.
+* ``resends``: by what messages are recognised when they come again.
 * ``sync_keys``: what each user has said to have.
 * ``sqlite``: the statements of the hot path, as one database takes them. Another database gets a module beside it.
 

@@ -16,7 +16,7 @@ class Cursor(Protocol):
 
     lastrowid: Any
 
-    def execute(self, statement: str, values: Any, /) -> Any: ...
+    def execute(self, statement: str, values: Any = ..., /) -> Any: ...
     def fetchall(self) -> list[Any]: ...
 
 
@@ -58,12 +58,16 @@ _ADD_ENTRIES = _Rows(
     "INSERT INTO entry (appid, kind, owner, sync_key, message, device) VALUES ",
     "(?,?,?,?,?,?)",
 )
-_ADD_RESENDS = _Rows(
-    "INSERT INTO resend (digest, message, sync_key, expires) VALUES ",
-    "(?,?,?,?)",
+_ADD_RECENT_RESENDS = _Rows("INSERT INTO resend_recent (message, digest, sync_key, expires) VALUES ", "(?,?,?,?)")
+_RECENT_RESENDS = "SELECT coalesce(min(message), 0), coalesce(max(message), 0) FROM resend_recent"
+_READ_RECENT_RESENDS = "SELECT message, digest, sync_key, expires FROM resend_recent WHERE message > ? ORDER BY message"
+_MOVE_RECENT_RESENDS = (
+    "INSERT INTO resend (digest, message, sync_key, expires)"
+    " SELECT digest, message, sync_key, expires FROM resend_recent WHERE expires > ? ORDER BY digest, message"
     " ON CONFLICT (digest) DO UPDATE SET"
-    " message = excluded.message, sync_key = excluded.sync_key, expires = excluded.expires",
+    " message = excluded.message, sync_key = excluded.sync_key, expires = excluded.expires"
 )
+_CLEAR_RECENT_RESENDS = "DELETE FROM resend_recent"
 _SAVE_KEYS = _Rows(
     "INSERT INTO saved_key (appid, uid, group_id, sync_key) VALUES ",
     "(?,?,?,?)",
@@ -106,10 +110,29 @@ def add_entries(cursor: Cursor, values: list[int]) -> None:
         pass
 
 
-def add_resends(cursor: Cursor, values: list[Any]) -> None:
-    """Add digests that are new or over: digest, message, key, when it is over."""
-    for _ in _ADD_RESENDS.execute(cursor, values):
+def recent_resends(cursor: Cursor) -> tuple[int, int]:
+    """The oldest and the newest message of the recent resends; 0 and 0 where there are none."""
+    cursor.execute(_RECENT_RESENDS)
+    [(first, last)] = cursor.fetchall()
+    return first, last
+
+
+def read_recent_resends(cursor: Cursor, after: int) -> list[tuple[int, bytes, int, int]]:
+    """Message, digest, key, when it is over, of the recent resends after a message, in order."""
+    cursor.execute(_READ_RECENT_RESENDS, (after,))
+    return cursor.fetchall()
+
+
+def add_recent_resends(cursor: Cursor, values: list[Any]) -> None:
+    """Add recent resends: message, digest, key, when it is over, of each."""
+    for _ in _ADD_RECENT_RESENDS.execute(cursor, values):
         pass
+
+
+def move_recent_resends(cursor: Cursor, now: int) -> None:
+    """Move the recent resends that are not over to the ordered ones."""
+    cursor.execute(_MOVE_RECENT_RESENDS, (now,))
+    cursor.execute(_CLEAR_RECENT_RESENDS)
 
 
 def save_keys(cursor: Cursor, values: list[int]) -> None:

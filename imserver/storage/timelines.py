@@ -13,6 +13,7 @@ from imserver.database.lanes import ReadLane, WriteLane
 from imserver.interfaces import ITimelines, WallClock
 from imserver.model import EMPTY_TIMELINE, Entry, NewMessage, Stored, TimelineKey
 from imserver.storage import sqlite
+from imserver.storage.resends import MOST_RECENT, Resends, mark_of
 
 #: What a waiting message costs besides its body, and each of its timelines, in bytes, about.
 _MESSAGE_SIZE: Final = 500
@@ -25,13 +26,22 @@ _SWEEP: Final = 20_000
 
 @implementer(ITimelines)
 class Timelines:
-    def __init__(self, writes: WriteLane, reads: ReadLane, now: WallClock, page_bytes: int) -> None:
+    def __init__(
+        self,
+        writes: WriteLane,
+        reads: ReadLane,
+        now: WallClock,
+        page_bytes: int,
+        most_recent_resends: int = MOST_RECENT,
+    ) -> None:
         """
         Args:
             writes, reads: the lanes of one database.
             now: by which resends are over; called on the lanes' threads too.
             page_bytes: of bodies, that one `read` gives.
+            most_recent_resends: that are kept in memory.
         """
+        self._resends = Resends(most_recent_resends)
         self._reads = reads
         self._now = now
         self._page_bytes = page_bytes
@@ -81,14 +91,12 @@ class Timelines:
     def _write(self, connection: Connection, messages: Sequence[NewMessage]) -> list[Stored]:
         cursor: Any = connection.connection.cursor()
         now = int(self._now())
-        marks = [_mark(message) for message in messages]
+        marks = [mark_of(message) for message in messages]
         asked = [mark for mark in marks if mark]
         #: What is known of each mark. None: it is the mark of a message that is to be stored.
         known: dict[bytes, Stored | None] = {}
         if asked:
-            for digest, number, key, expires in sqlite.find_resends(cursor, asked):
-                if expires > now:
-                    known[digest] = Stored(number, (key,), resent=True)
+            known.update(self._resends.find(cursor, asked, now))
         fresh = []
         for message, mark in zip(messages, marks, strict=True):
             if mark:
@@ -106,9 +114,9 @@ class Timelines:
                 if message.resend is not None:
                     key = stored.keys[0]
                     known[mark] = Stored(stored.message, (key,), resent=True)
-                    resends += (mark, stored.message, key, now + message.resend.window)
+                    resends += (stored.message, mark, key, now + message.resend.window)
             results.append(stored)
-        sqlite.add_resends(cursor, resends)
+        self._resends.add(cursor, resends, now)
         return results
 
     def _sweep(self, connection: Connection, positions: Sequence[bytes]) -> list[tuple[bytes, int]]:
@@ -123,14 +131,6 @@ class Timelines:
                 gone = connection.execute(_FORGET_RESENDS, {"after": after, "last": last, "now": now}).rowcount
                 results.append((last, gone))
         return results
-
-
-def _mark(message: NewMessage) -> bytes:
-    """By what a message is recognised; b"" where it is not. What one sender sent stands together, so that a transaction
-    touches few pages."""
-    if message.resend is None:
-        return b""
-    return message.timelines[0].owner.to_bytes(8, "big", signed=True) + message.resend.digest
 
 
 def _add(cursor: Any, messages: Sequence[NewMessage]) -> list[Stored]:

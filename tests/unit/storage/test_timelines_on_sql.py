@@ -5,12 +5,14 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import pytest
 import pytest_twisted
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from imserver.interfaces import Unavailable
 from imserver.model import Entry, NewMessage, Resend, Stored, TimelineKey, TimelineKind
+from imserver.storage import sqlite
 from imserver.storage import timelines as module
 from tests.contract.sql_storage import SqlStorage
 from tests.leaks import FlushLoggedErrors
@@ -109,7 +111,7 @@ async def test_an_id_is_never_given_twice(storage: SqlStorage) -> None:
 async def test_what_is_over_is_forgotten(storage: SqlStorage, tmp_path: Path) -> None:
     """The sweep deletes resends whose window is over, and no other."""
     seconds = 1000.0
-    timelines = module.Timelines(storage.database.writes, storage.database.reads, lambda: seconds, 1000)
+    timelines = module.Timelines(storage.database.writes, storage.database.reads, lambda: seconds, 1000, 0)
     short = [timelines.store(message(b"s", user(n % 7), digest=b"s%d" % n, window=600)) for n in range(500)]
     await gatherResults(short)
     await gatherResults([timelines.store(message(b"l", user(n % 7), digest=b"l%d" % n, window=900)) for n in range(30)])
@@ -211,3 +213,52 @@ def hold_writes(storage: SqlStorage) -> Callable[[], Deferred[None]]:
         return held
 
     return release
+
+
+@pytest_twisted.ensureDeferred
+async def test_resends_that_moved_are_still_known(storage: SqlStorage) -> None:
+    """Whatever of them is in memory, in the recent table or in the ordered one: each is recognised, before and after a
+    restart, and also where the transaction that was to move them failed."""
+    database = storage.database
+    few = 10
+    first = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, few)
+    sent = [message(b"m%d" % n, user(n % 3), digest=b"d%d" % n) for n in range(35)]
+    stored = []
+    for at in range(0, len(sent), 7):
+        stored += await gatherResults([first.store(one) for one in sent[at : at + 7]])
+    assert not any(each.resent for each in stored)
+    [(recent,)] = await storage.rows("SELECT count(*) FROM resend_recent")
+    [(ordered,)] = await storage.rows("SELECT count(*) FROM resend")
+    assert (recent > 0, ordered > 0, recent + ordered) == (True, True, 35)
+    after_restart = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, few)
+    for timelines in (first, after_restart):
+        again = await gatherResults([timelines.store(one) for one in sent])
+        assert [each.message for each in again] == [each.message for each in stored]
+        assert all(each.resent for each in again)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_move_that_failed_forgets_nothing(
+    storage: SqlStorage, flush_logged_errors: FlushLoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction that moves resends may fail after the move: they stay known."""
+    timelines = module.Timelines(storage.database.writes, storage.database.reads, lambda: 1000.0, 1000, 3)
+    sent = [message(b"m%d" % n, ALICE, digest=b"d%d" % n) for n in range(3)]
+    await gatherResults([timelines.store(one) for one in sent])
+    move = sqlite.move_recent_resends
+
+    def move_and_fail(cursor: Any, now: int) -> None:
+        move(cursor, now)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sqlite, "move_recent_resends", move_and_fail)
+    lost = message(b"lost", ALICE, digest=b"lost")
+    with pytest.raises(ZeroDivisionError):
+        await timelines.store(lost)
+    monkeypatch.undo()
+    assert flush_logged_errors(ZeroDivisionError)
+    again = await gatherResults([timelines.store(one) for one in sent])
+    assert all(each.resent for each in again)
+    assert not (await timelines.store(lost)).resent
+    assert (await timelines.store(lost)).resent
+    assert all(each.resent for each in await gatherResults([timelines.store(one) for one in sent]))

@@ -52,6 +52,13 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "resend_recent",
+        sa.Column("message", number, primary_key=True, autoincrement=False),
+        sa.Column("digest", sa.LargeBinary(24).with_variant(mysql.BINARY(24), "mysql", "mariadb"), nullable=False),
+        sa.Column("sync_key", sa.BigInteger, nullable=False),
+        sa.Column("expires", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
         "saved_key",
         sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False),
