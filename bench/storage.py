@@ -7,6 +7,7 @@ time from `store` to its result, and the CPU of the writing thread and of the re
 """
 
 import argparse
+import gc
 import shutil
 import sys
 import tempfile
@@ -74,7 +75,11 @@ class Load:
 
 
 async def run(reactor: Any, options: argparse.Namespace, data: Path) -> None:
+    # As the server does it: a collection of all that was imported would stop both threads for 50 ms.
     sys.setswitchinterval(options.switch)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     for window in options.windows:
         metrics = Metrics()
         database = Database(f"sqlite:///{data / f'{window}.db'}", reactor, metrics, Limits(), 1)
