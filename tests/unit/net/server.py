@@ -44,7 +44,7 @@ class Server:
     def sign_in(self, host: str = "192.0.2.1") -> "Client":
         """A client comes and is signed in."""
         client = self.connect(host)
-        client.connection.signed_in(SignIn(ALICE, 0), Platform.ANDROID, b"phone", 2)
+        client.sign_in()
         return client
 
     def settle(self) -> None:
@@ -68,6 +68,10 @@ class Client:
         self._server = server
         self.transport = transport
         self.connection = connection
+
+    def sign_in(self) -> None:
+        """The client is Alice, on a phone."""
+        self.connection.signed_in(SignIn(ALICE, 0), Platform.ANDROID, b"phone", 2)
 
     def send(self, *frames: bytes) -> None:
         self.transport.send(b"".join(frames))

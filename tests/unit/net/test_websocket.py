@@ -169,7 +169,8 @@ def masked(payload: bytes, opcode: int = BINARY, fin: bool = True, rsv: int = 0,
         head += pack("!BH", 0x80 | 126, size)
     else:
         head += pack("!BQ", 0x80 | 127, size)
-    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    keys = (mask * (size // 4 + 1))[:size]
+    return head + mask + (int.from_bytes(payload) ^ int.from_bytes(keys)).to_bytes(size)
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
