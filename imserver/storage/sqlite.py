@@ -59,7 +59,11 @@ _ADD_ENTRIES = _Rows(
     "(?,?,?,?,?,?)",
 )
 _ADD_RECENT_RESENDS = _Rows("INSERT INTO resend_recent (message, digest, sync_key, expires) VALUES ", "(?,?,?,?)")
-_RECENT_RESENDS = "SELECT coalesce(min(message), 0), coalesce(max(message), 0) FROM resend_recent"
+# In two: for both at once SQLite looks at every row.
+_RECENT_RESENDS = (
+    "SELECT coalesce((SELECT min(message) FROM resend_recent), 0),"
+    " coalesce((SELECT max(message) FROM resend_recent), 0)"
+)
 _READ_RECENT_RESENDS = "SELECT message, digest, sync_key, expires FROM resend_recent WHERE message > ? ORDER BY message"
 _MOVE_RECENT_RESENDS = (
     "INSERT INTO resend (digest, message, sync_key, expires)"

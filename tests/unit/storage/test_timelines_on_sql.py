@@ -11,8 +11,8 @@ from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from imserver.interfaces import Unavailable
-from imserver.model import Entry, NewMessage, Resend, Stored, TimelineKey, TimelineKind
-from imserver.storage import sqlite
+from imserver.model import Entry, NewMessage, Resend, Stored, TimelineKey, TimelineKind, UserKey
+from imserver.storage import sqlite, sync_keys
 from imserver.storage import timelines as module
 from tests.contract.sql_storage import SqlStorage
 from tests.leaks import FlushLoggedErrors
@@ -196,6 +196,37 @@ async def test_the_driver_keeps_few_statements(storage: SqlStorage) -> None:
     await storage.change(silence)
     inserts = {text for text in texts if text.startswith("INSERT")}
     assert len(inserts) <= 4 * 9
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_statement_looks_at_a_whole_table(storage: SqlStorage) -> None:
+    """What is said for every message, page and key finds its rows by their keys, however large the tables are."""
+    said: set[str] = set()
+
+    def listen(connection: Connection) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        driver.set_trace_callback(said.add)
+
+    await storage.change(listen)
+    await storage.timelines.store(message(b"x", ALICE, BOB, digest=b"d"))
+    await storage.timelines.store(message(b"x", ALICE, BOB, digest=b"d"))
+    await storage.sync_keys.save_key(UserKey(7, 1), 5)
+    await storage.change(silence)
+
+    def read(connection: Connection) -> None:
+        listen(connection)
+        assert module._heads(connection, [ALICE]) == [2]
+        assert len(module._page(connection, ALICE, 0, 10, 1000)) == 1
+        assert sync_keys._read(connection, [sync_keys._Place(UserKey(7, 1), 0)]) == [5]
+        silence(connection)
+
+    await storage.database.reads.read("test", read)
+    statements = [text for text in said if text.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))]
+    assert len(statements) >= 11
+    for statement in statements:
+        plan = await storage.rows("EXPLAIN QUERY PLAN " + statement.replace(":", r"\:"))
+        steps = [detail for *_numbers, detail in plan]
+        assert not [step for step in steps if step.startswith("SCAN") and "CONSTANT" not in step], (statement, steps)
 
 
 def silence(connection: Connection) -> None:
