@@ -44,8 +44,10 @@ def database_errors(engine: Engine) -> tuple[type[Exception], ...]:
 
 
 def _open(url: str, size: int, begin: str, query_only: bool) -> Engine:
+    # Room for every statement of storage's, compiled.
+    options: dict[str, Any] = {"connect_args": {"cached_statements": 512}} if url.startswith("sqlite") else {}
     # The parameters hold messages and tokens; errors go into logs.
-    engine = create_engine(url, poolclass=QueuePool, pool_size=size, max_overflow=0, hide_parameters=True)
+    engine = create_engine(url, poolclass=QueuePool, pool_size=size, max_overflow=0, hide_parameters=True, **options)
     if engine.dialect.name == "sqlite":
         _configure_sqlite(engine, begin, query_only)
     return engine

@@ -22,13 +22,16 @@ class _Known(NamedTuple):
 
 
 class Resends:
-    """For the write lane's thread alone. Memory follows what is committed: it reads back what it was not told."""
+    """For the write lane's thread alone. Memory follows what is committed: what one transaction added counts when the
+    next finds it."""
 
     def __init__(self, most_recent: int = MOST_RECENT) -> None:
         self._most_recent = most_recent
         self._recent: dict[bytes, _Known] = {}
         #: The newest message of `resend_recent` that is in memory.
         self._last = 0
+        #: What the last transaction added, as it was told; whether it was committed the next transaction sees.
+        self._added: list[Any] = []
         #: Where a move has been begun: up to which message. Whether it was committed the next transaction sees.
         self._moving = 0
 
@@ -52,6 +55,7 @@ class Resends:
     def add(self, cursor: sqlite.Cursor, values: list[Any], now: int) -> None:
         """Add resends: message, mark, key, when it is over of each; messages rising."""
         sqlite.add_recent_resends(cursor, values)
+        self._added = values
         if values and len(self._recent) + len(values) // 4 > self._most_recent:
             sqlite.move_recent_resends(cursor, now)
             self._moving = values[-4]
@@ -62,8 +66,12 @@ class Resends:
             if first > self._moving or not first:
                 self._recent.clear()
             self._moving = 0
+        added, self._added = self._added, []
         if last > self._last:
-            for message, mark, key, expires in sqlite.read_recent_resends(cursor, self._last):
+            if not added or added[-4] != last or added[0] <= self._last:
+                added = sqlite.read_recent_resends(cursor, self._last)
+            for at in range(0, len(added), 4):
+                message, mark, key, expires = added[at : at + 4]
                 self._recent[mark] = _Known(message, key, expires)
             self._last = last
 

@@ -7,8 +7,16 @@ SQLAlchemy's own way of many rows (executemany) lets go at every row.
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-#: Rows in one statement, at most. It must be a power of two.
+import msgspec
+
+from imserver.model import EMPTY_TIMELINE
+
+#: Rows in one statement, at most; and those of which there are multiples (below: each number of rows).
 _MOST_ROWS: Final = 256
+_STEP: Final = 16
+
+
+_decode_heads = msgspec.json.Decoder(list[tuple[int, int, int, int]]).decode
 
 
 class Cursor(Protocol):
@@ -21,13 +29,14 @@ class Cursor(Protocol):
 
 
 class _Rows:
-    """A statement for any number of rows, cut into powers of two: so few texts that the driver keeps all compiled."""
+    """A statement for any number of rows, in one piece of a multiple of `_STEP` and one of the rest: so few texts that
+    the driver keeps all compiled, so few pieces that the GIL is seldom let go."""
 
     __slots__ = ("_texts", "_width")
 
     def __init__(self, head: str, row: str, tail: str = "") -> None:
         self._width = row.count("?")
-        sizes = (1 << n for n in range(_MOST_ROWS.bit_length()))
+        sizes = (*range(1, _STEP), *range(_STEP, _MOST_ROWS + 1, _STEP))
         self._texts = {size: head + ",".join([row] * size) + tail for size in sizes}
 
     def execute(self, cursor: Cursor, values: list[Any]) -> Iterator[int]:
@@ -38,7 +47,9 @@ class _Rows:
         width = self._width
         start, end = 0, len(values)
         while start < end:
-            size = 1 << min(_MOST_ROWS, (end - start) // width).bit_length() - 1
+            size = min(_MOST_ROWS, (end - start) // width)
+            if size > _STEP:
+                size -= size % _STEP
             following = start + size * width
             cursor.execute(self._texts[size], values[start:following])
             yield size
@@ -50,8 +61,13 @@ _TAKE_KEYS = _Rows(
     "INSERT INTO timeline (appid, kind, owner, last) VALUES ",
     "(?,?,?,?)",
     # What is inserted stands for a timeline that was empty, at 1; only what is above that is added to an old one.
-    " ON CONFLICT (appid, kind, owner) DO UPDATE SET last = last + excluded.last - 1"
-    " RETURNING appid, kind, owner, last",
+    " ON CONFLICT (appid, kind, owner) DO UPDATE SET last = last + excluded.last - 1",
+)
+_HEADS = _Rows(
+    # In one row: the driver lets go of the GIL for each.
+    "SELECT json_group_array(json_array(appid, kind, owner, last)) FROM (VALUES ",
+    "(?,?,?)",
+    ") AS asked CROSS JOIN timeline ON appid = asked.column1 AND kind = asked.column2 AND owner = asked.column3",
 )
 _ADD_MESSAGES = _Rows("INSERT INTO message (command, flag, created, body) VALUES ", "(?,?,?,?)")
 _ADD_ENTRIES = _Rows(
@@ -88,14 +104,22 @@ def find_resends(cursor: Cursor, digests: list[bytes]) -> list[tuple[bytes, int,
     return found
 
 
-def take_keys(cursor: Cursor, counts: list[int]) -> list[tuple[int, int, int, int]]:
-    """Take keys of timelines: of each its appid, kind, owner, and where it would stand then if it were empty now. The
-    timelines in order, so that two nodes do not wait for each other. Gives appid, kind, owner and the last key that was
-    taken for each, in any order."""
-    taken: list[tuple[int, int, int, int]] = []
-    for _ in _TAKE_KEYS.execute(cursor, counts):
-        taken += cursor.fetchall()
-    return taken
+def take_keys(cursor: Cursor, counts: dict[tuple[int, int, int], int]) -> dict[tuple[int, int, int], int]:
+    """Take so many keys of each timeline (appid, kind, owner). Gives the last that was taken of each. The timelines
+    come in order, so that two nodes do not wait for each other."""
+    taken: list[int] = []
+    asked: list[int] = []
+    for (appid, kind, owner), count in sorted(counts.items()):
+        taken += (appid, kind, owner, count + EMPTY_TIMELINE)
+        asked += (appid, kind, owner)
+    for _ in _TAKE_KEYS.execute(cursor, taken):
+        pass
+    last: dict[tuple[int, int, int], int] = {}
+    for _ in _HEADS.execute(cursor, asked):
+        [(heads,)] = cursor.fetchall()
+        for appid, kind, owner, key in _decode_heads(heads):
+            last[appid, kind, owner] = key
+    return last
 
 
 def add_messages(cursor: Cursor, values: list[Any]) -> list[int]:
@@ -121,10 +145,10 @@ def recent_resends(cursor: Cursor) -> tuple[int, int]:
     return first, last
 
 
-def read_recent_resends(cursor: Cursor, after: int) -> list[tuple[int, bytes, int, int]]:
-    """Message, digest, key, when it is over, of the recent resends after a message, in order."""
+def read_recent_resends(cursor: Cursor, after: int) -> list[Any]:
+    """Of the recent resends after a message, in order: message, digest, key, when it is over, of each."""
     cursor.execute(_READ_RECENT_RESENDS, (after,))
-    return cursor.fetchall()
+    return [value for row in cursor.fetchall() for value in row]
 
 
 def add_recent_resends(cursor: Cursor, values: list[Any]) -> None:

@@ -140,23 +140,21 @@ def _add(cursor: Any, messages: Sequence[NewMessage]) -> list[Stored]:
     for message in messages:
         # int: the driver takes five times as long for an IntEnum.
         values += (int(message.command), int(message.flag), message.created, message.body)
-        for timeline in message.timelines:
+        for appid, kind, owner in message.timelines:
+            timeline = (appid, int(kind), owner)
             counts[timeline] = counts.get(timeline, 0) + 1
-    heads: list[int] = []
-    for (appid, kind, owner), count in sorted(counts.items()):
-        heads += (appid, int(kind), owner, count + EMPTY_TIMELINE)
-    for appid, kind, owner, last in sqlite.take_keys(cursor, heads):
-        counts[appid, kind, owner] = last - counts[appid, kind, owner]
-    given = counts  # from here on: the last key of each timeline that was given away
+    #: The last key of each timeline that was given away: at first none of those that were taken.
+    given = {timeline: last - counts[timeline] for timeline, last in sqlite.take_keys(cursor, counts).items()}
     entries: list[int] = []
     stored = []
     for message, number in zip(messages, sqlite.add_messages(cursor, values), strict=True):
         device = message.device
         keys = []
-        for timeline in message.timelines:
+        for appid, kind, owner in message.timelines:
+            timeline = (appid, int(kind), owner)
             key = given[timeline] = given[timeline] + 1
             keys.append(key)
-            entries += (timeline.appid, int(timeline.kind), timeline.owner, key, number, device)
+            entries += (*timeline, key, number, device)
             device = 0
         stored.append(Stored(number, tuple(keys)))
     sqlite.add_entries(cursor, entries)
