@@ -19,8 +19,9 @@ from imserver.http.site import make_root, make_site
 from imserver.metrics import Metrics
 from imserver.model import SignIn, UserKey
 from imserver.net.registry import ClientRegistry
-from tests.fakes.chat import FakeConnection, MemoryTimelines
+from tests.fakes.chat import FakeConnection
 from tests.fakes.directory import FakeDirectory
+from tests.fakes.timelines import FakeSyncKeys, FakeTimelines
 
 Value = TypeVar("Value")
 
@@ -62,14 +63,15 @@ class Server:
         self.metrics = Metrics()
         self.registry = ClientRegistry(self.metrics)
         self.accounts = accounts or FakeDirectory()
-        self.timelines = MemoryTimelines()
+        self.timelines = FakeTimelines()
+        self.sync_keys = FakeSyncKeys()
         self.root = make_root(
             clock=self.clock,
             metrics=self.metrics,
             registry=self.registry,
             accounts=self.accounts,
             timelines=self.timelines,
-            sync_keys=self.timelines,
+            sync_keys=self.sync_keys,
             checks={"storage": lambda: succeed(None)} if checks is None else checks,
             operator_key=KEY,
             status=status,

@@ -8,7 +8,7 @@ from twisted.logger import formatEvent
 from zope.interface.verify import verifyObject
 
 from imserver.interfaces import IAccounts
-from imserver.model import UserKey, user_timeline
+from imserver.model import Entry, UserKey, user_timeline
 from tests.fakes.chat import FakeConnection
 from tests.fakes.directory import FakeDirectory
 from tests.http.server import KEY, STATUS, Answer, Server, result_of
@@ -93,7 +93,7 @@ def test_key_that_is_none(key: str) -> None:
             registry=server.registry,
             accounts=server.accounts,
             timelines=server.timelines,
-            sync_keys=server.timelines,
+            sync_keys=server.sync_keys,
             checks={},
             operator_key=key,
             status=dict,
@@ -365,8 +365,8 @@ def test_apps(server: Server) -> None:
 
 def test_user_with_connections(server: Server) -> None:
     """All that is known about a user, and each connection as it is now."""
-    server.timelines.heads[user_timeline(USER)] = 12
-    server.timelines.saved[USER, 0] = 10
+    server.timelines.entries[user_timeline(USER)] += [Entry(key, 4, 0, b"", 0) for key in range(2, 13)]
+    server.sync_keys.save_key(USER, 10)
     server.accounts.set_unread(USER, 3)
     server.accounts.change_settings(USER, name="Ann", forbidden=True, notification_on=True)
     server.client(UserKey(7, 2))
@@ -416,7 +416,7 @@ def test_user_never_heard_of(server: Server) -> None:
 
 def test_timelines_that_do_not_answer(server: Server) -> None:
     """A user cannot be shown without the keys."""
-    server.timelines.unavailable = True
+    server.timelines.broken = True
     assert server.call("GET", "/admin/users/7/1").is_error(503)
 
 
