@@ -1,6 +1,6 @@
 """Turns, under any commands in any pieces that finish in any order."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
@@ -11,6 +11,8 @@ from tests.unit.net.server import PONG, Client, Server, frame, reply
 from tests.unit.net.test_websocket import Web, masked
 
 LIMIT = 4
+#: An example here is long: of a long search, a tenth will do.
+long_examples = settings(max_examples=max(settings().max_examples // 10, 100))
 
 bodies = st.one_of(st.integers(0, 100), st.integers(0, MAX_BODY))
 orders = st.lists(st.tuples(st.sampled_from([Command.IM, Command.SYNC, Command.PING]), bodies), max_size=30)
@@ -73,6 +75,7 @@ def play(server: Server, client: Client, data: bytes, steps: list[tuple[str, int
     assert not client.is_closed()
 
 
+@long_examples
 @given(orders, plays)
 def test_over_tcp(order: list[tuple[Command, int]], steps: list[tuple[str, int]]) -> None:
     """All commands are begun, in their order and each in its turn, and in the end the client is read."""
@@ -83,6 +86,7 @@ def test_over_tcp(order: list[tuple[Command, int]], steps: list[tuple[str, int]]
     play(server, client, data, steps, len(order))
 
 
+@long_examples
 @given(orders, plays)
 def test_over_websocket(order: list[tuple[Command, int]], steps: list[tuple[str, int]]) -> None:
     """The same, each command in its message."""

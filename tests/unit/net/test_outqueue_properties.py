@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.internet.defer import Deferred
@@ -209,3 +210,5 @@ def units(frames: list[Frame]) -> list[Given]:
 
 
 TestOutgoingQueue = OutgoingQueue.TestCase
+#: An example here is long: of a long search, a tenth will do.
+TestOutgoingQueue.settings = settings(max_examples=max(settings().max_examples // 10, 100))
