@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 
 from imserver.client.connection import ClientConnection, connect
 
@@ -47,6 +48,8 @@ class ServerProcess:
 
     #: A directory to be put before Python's other paths when the server starts.
     python_path: Path | None = None
+    #: How many files it may have open if it asks for them, else half as many; None: as many as the tests.
+    open_files: int | None = None
 
     def __init__(self, reactor: Any, directory: Path, settings: str = "") -> None:
         self._reactor = reactor
@@ -78,6 +81,8 @@ class ServerProcess:
         """Start, and wait until clients are served."""
         self._output = _Output()
         command = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", "imserver"]
+        if self.open_files is not None:
+            limits = f"ulimit -Sn {self.open_files // 2} && ulimit -Hn {self.open_files} && exec "$@"', "sh", *command]
         environment = dict(os.environ)
         if self.python_path is not None:
             paths = [str(self.python_path), environment.get("PYTHONPATH", "")]
@@ -120,7 +125,7 @@ class ServerProcess:
             method,
             self.address("http") + path,
             json=body if method == "POST" else None,
-            headers={"Authorization": f"Bearer {key}"},
+            headers=Headers({"Authorization": [f"Bearer {key}"]}),
             persistent=False,
             timeout=_PATIENCE,
         )
