@@ -380,9 +380,6 @@ class ReadLane:
         """Take reads. Once only."""
         self._stopped = Deferred()
         self._open = True
-        # All connections are opened now, not when they are needed: the process may have no file left for them then.
-        for connection in [self._engine.connect() for _ in self._threads]:
-            connection.close()
         for thread in self._threads:
             thread.start()
 
