@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from sdnotify import SystemdNotifier
 from twisted.application.service import IService, Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -45,6 +46,7 @@ from imserver.errors import StartError
 from imserver.http.site import make_root, make_site
 from imserver.metrics import Metrics
 from imserver.net.connection import Listeners
+from imserver.net.limits import most_connections
 from imserver.net.registry import ClientRegistry
 from imserver.net.tcp import TcpFactory
 from imserver.net.websocket import WebSocketFactory
@@ -121,7 +123,8 @@ class Server(Service):
         self._notifier = SystemdNotifier()
         self._ports: dict[str, list[IListeningPort]] = {"tcp": [], "websocket": [], "http": []}
         self._serving = False
-        limits, writes, reads = config.limits, database.writes, database.reads
+        limits = msgspec.structs.replace(config.limits, connections=most_connections(config.limits.connections))
+        writes, reads = database.writes, database.reads
         registry = ClientRegistry(metrics)
         self._timelines = Timelines(writes, reads, time.time, limits.page_bytes)
         sync_keys = SyncKeys(writes, reads)
@@ -234,6 +237,12 @@ class Server(Service):
             f"  {imctl} status                 what is going on",
         ):
             self._log.info("{line}", line=line)
+        most = self._clients.limits.connections
+        if most != self._config.limits.connections:
+            self._log.info(
+                "At most {most} clients at a time: the process may have no more files open (ulimit -n, LimitNOFILE)",
+                most=most,
+            )
 
     # While it runs.
 

@@ -1,6 +1,7 @@
 """How many may come, from where, and how often they may fail to say who they are."""
 
-from typing import Any
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
@@ -10,6 +11,22 @@ from imserver.model import Limits
 
 #: Failed sign-ins of an address are counted over so many seconds.
 _FAILURE_WINDOW = 60.0
+#: Files for everything but clients: database, log, listeners, HTTP, and connections that are being turned away.
+_OTHER_FILES: Final = 256
+
+
+def most_connections(wanted: int) -> int:
+    """How many clients the process can have open files for, at most `wanted`; 0 stands for no limit in both.
+
+    It first allows itself as many open files as it may (the soft limit becomes the hard one). Without any left, clients
+    could not even be turned away properly, and neither the operator nor the database would get a file.
+    """
+    _, files = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (files, files))
+    if files == RLIM_INFINITY:
+        return wanted
+    possible = max(files - _OTHER_FILES, 1)
+    return min(wanted, possible) if wanted else possible
 
 
 class TurnedAway(Protocol):

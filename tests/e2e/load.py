@@ -8,8 +8,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
 
 from imserver.client.address import parse_address
 from imserver.client.connection import ClientConnection, Received, StreamLink, connect
@@ -21,6 +23,8 @@ from tests.e2e.process import ServerProcess
 KIB = 1024
 MIB = 1024 * 1024
 TRANSPORTS = ("tcp", "websocket")
+#: A user who is never there.
+NOBODY = 999
 #: Seconds between two looks at what the server is to come to.
 _LOOK_AGAIN = 0.05
 
@@ -157,13 +161,10 @@ class Listener:
         assert len(self.taken) == sum(len(talker.acked) for talker in talkers)
 
 
-async def connect_narrow(
-    reactor: Any, address: str, received: Callable[[Received[Message]], None] | None = None, room: int = 16 * KIB
+async def _connect_through(
+    prepared: socket.socket, reactor: Any, address: str, received: Callable[[Received[Message]], None] | None
 ) -> ClientConnection:
-    """Connect as over a real network: segments of Ethernet's size, and room for few bytes that are not read yet.
-
-    On loopback as it is, the kernel alone takes 3 MB for a client that reads nothing, and hides what the server does.
-    """
+    """Connect with a socket that was prepared for it."""
     where = parse_address(address)
     connection = ClientConnection(reactor, received)
     factory: Any
@@ -172,14 +173,64 @@ async def connect_narrow(
     else:
         factory = Factory.forProtocol(lambda: StreamLink(connection))
         factory.noisy = False
-    with socket.socket() as narrow:
-        narrow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
-        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-        narrow.connect((where.host, where.port))
-        narrow.setblocking(False)
-        reactor.adoptStreamConnection(narrow.fileno(), socket.AF_INET, factory)
+    with prepared:
+        prepared.connect((where.host, where.port))
+        prepared.setblocking(False)
+        reactor.adoptStreamConnection(prepared.fileno(), socket.AF_INET, factory)
     await connection.opened.addTimeout(10, reactor)
     return connection
+
+
+async def connect_narrow(
+    reactor: Any, address: str, received: Callable[[Received[Message]], None] | None = None, room: int = 16 * KIB
+) -> ClientConnection:
+    """Connect as over a real network: segments of Ethernet's size, and room for few bytes that are not read yet.
+
+    On loopback as it is, the kernel alone takes 3 MB for a client that reads nothing, and hides what the server does.
+    """
+    narrow = socket.socket()
+    narrow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    return await _connect_through(narrow, reactor, address, received)
+
+
+async def connect_from(reactor: Any, host: str, address: str) -> ClientConnection:
+    """Connect from another address, of 127.0.0.0/8."""
+    elsewhere = socket.socket()
+    elsewhere.bind((host, 0))
+    return await _connect_through(elsewhere, reactor, address, None)
+
+
+class Raw(Protocol):
+    """Bytes to and from a server, as they are."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.got = b""
+        #: Fires when the connection is gone, whoever ended it.
+        self.gone: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.got += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone.callback(None)
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    async def is_closed(self, reactor: Any, seconds: float = 5) -> bytes:
+        """Wait until the server has closed the connection. Gives all that it has sent."""
+        await self.gone.addTimeout(seconds, reactor)
+        return self.got
+
+
+async def connect_raw(reactor: Any, address: str) -> Raw:
+    where = parse_address(address)
+    endpoint = TCP4ClientEndpoint(reactor, where.host, where.port, timeout=10)
+    raw: Raw = await connectProtocol(endpoint, Raw())
+    return raw
 
 
 class SlowReading:
@@ -205,6 +256,35 @@ class SlowReading:
         self._resume.stop()
         self._link.dataReceived = self._read
         self._connection.resume()
+
+
+class Witness:
+    """Somebody else: pings all the time, and notes how long each PONG takes. More than `patience` s is a failure."""
+
+    def __init__(self, reactor: Any, connection: ClientConnection, patience: float) -> None:
+        self.connection = connection
+        self._patience = patience
+        self._latencies: list[float] = []
+        self._pinging = LoopingCall(self._ping)
+        self._pinging.clock = reactor
+        self._stopped = self._pinging.start(0.02)
+
+    def _ping(self) -> Deferred[None]:
+        began = time.monotonic()
+        return self.connection.ping(self._patience).addCallback(
+            lambda _: self._latencies.append(time.monotonic() - began)
+        )
+
+    def latencies(self) -> list[float]:
+        """Seconds that PONGs took since this was asked last."""
+        taken, self._latencies = self._latencies, []
+        return taken
+
+    async def stop(self) -> None:
+        """Fails if a PONG took too long."""
+        if self._pinging.running:
+            self._pinging.stop()
+        await self._stopped
 
 
 class Memory:

@@ -82,7 +82,8 @@ class ServerProcess:
         self._output = _Output()
         command = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", "imserver"]
         if self.open_files is not None:
-            limits = f"ulimit -Sn {self.open_files // 2} && ulimit -Hn {self.open_files} && exec "$@"', "sh", *command]
+            limits = f"ulimit -Sn {self.open_files // 2} && ulimit -Hn {self.open_files}"
+            command = ["/bin/sh", "-c", f'{limits} && exec "$@"', "sh", *command]
         environment = dict(os.environ)
         if self.python_path is not None:
             paths = [str(self.python_path), environment.get("PYTHONPATH", "")]

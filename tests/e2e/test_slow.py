@@ -11,6 +11,7 @@ from imserver.protocol.messages import IM, Ack, Message
 from tests.e2e.load import (
     KIB,
     MIB,
+    NOBODY,
     TRANSPORTS,
     Listener,
     Memory,
@@ -33,7 +34,6 @@ ALLOWANCE = 6 * MIB
 WARM = 20 * MIB
 #: Talkers are to be stopped by nothing; and 60 s without a byte taken would end the listeners.
 UNLIMITED = "[limits]\nmessages_per_second = 0\nbytes_per_second = 0\nstalled_seconds = 600\n"
-NOBODY = 999
 
 
 async def listen(server: ServerProcess, token: str, transport: str, room: int = 16 * KIB) -> Listener:

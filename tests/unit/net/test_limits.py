@@ -1,11 +1,14 @@
 """Who may come: connections in all and by address, failed sign-ins by address."""
 
+from resource import RLIM_INFINITY, RLIMIT_NOFILE
+
 import msgspec
+import pytest
 from twisted.internet.task import Clock
 
 from imserver.metrics import Metrics
 from imserver.model import Limits
-from imserver.net.limits import Admission
+from imserver.net.limits import Admission, most_connections
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 
@@ -98,3 +101,23 @@ def test_failed_sign_ins() -> None:
     clock.advance(1)
     assert gate.may_sign_in(HERE)
     assert gate._failures == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "most"),
+    [
+        (1_256, 2_000, 1_000),
+        (1_256, 500, 500),
+        (1_256, 0, 1_000),
+        (100, 500, 1),
+        (RLIM_INFINITY, 500, 500),
+        (RLIM_INFINITY, 0, 0),
+    ],
+)
+def test_open_files(monkeypatch: pytest.MonkeyPatch, files: int, wanted: int, most: int) -> None:
+    """The process allows itself all the files that it may, and leaves 256 of them for other things than clients."""
+    allowed: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr("imserver.net.limits.getrlimit", lambda kind: {RLIMIT_NOFILE: (64, files)}[kind])
+    monkeypatch.setattr("imserver.net.limits.setrlimit", allowed.__setitem__)
+    assert most_connections(wanted) == most
+    assert allowed == {RLIMIT_NOFILE: (files, files)}
