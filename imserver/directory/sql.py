@@ -11,6 +11,7 @@ from functools import partial
 from hashlib import md5, sha256
 from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
 from sqlalchemy import (
     Connection,
     and_,
@@ -190,14 +191,22 @@ def _chunks(values: Iterable[Value]) -> Iterator[list[Value]]:
         yield chunk
 
 
+def _in_one_row(*columns: Any) -> Any:
+    """Rows as one JSON array of arrays: for each row that it fetches the driver lets go of the GIL, and may wait for
+    the reactor's thread to give it back. JSON has no bytes: they come as hex."""
+    return func.json_group_array(func.json_array(*columns))
+
+
 _SIGN_INS = (
     select(
-        schema.token.c.sha256,
-        schema.token.c.appid,
-        schema.token.c.uid,
-        schema.user.c.forbidden,
-        schema.user.c.notification_on,
-        schema.user.c.unread,
+        _in_one_row(
+            func.hex(schema.token.c.sha256),
+            schema.token.c.appid,
+            schema.token.c.uid,
+            schema.user.c.forbidden,
+            schema.user.c.notification_on,
+            schema.user.c.unread,
+        )
     )
     .select_from(
         schema.token.outerjoin(
@@ -207,27 +216,30 @@ _SIGN_INS = (
     )
     .where(schema.token.c.sha256.in_(bindparam("values", expanding=True)))
 )
+_decode_sign_ins = msgspec.json.Decoder(list[tuple[str, int, int, int | None, int | None, int | None]]).decode
 
 # By the string alone, which is the first column of the index: a string has one platform, or a few.
-_DEVICES = select(schema.device.c.device, schema.device.c.platform, schema.device.c.number).where(
-    schema.device.c.device.in_(bindparam("values", expanding=True))
-)
+_DEVICES = select(
+    _in_one_row(func.hex(schema.device.c.device), schema.device.c.platform, schema.device.c.number)
+).where(schema.device.c.device.in_(bindparam("values", expanding=True)))
+_decode_devices = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
 
 
 def _look_up(connection: Connection, asked: Sequence[_Asked]) -> list[_Known | None]:
     found = {}
     for values in _chunks(one.sha256 for one in asked):
-        for digest, *about_user in connection.execute(_SIGN_INS, {"values": values}):
-            found[digest] = about_user
+        rows = _decode_sign_ins(connection.execute(_SIGN_INS, {"values": values}).scalar_one())
+        for row in rows:
+            found[bytes.fromhex(row[0])] = row
     # Who has no token learns nothing of devices, and costs no search for one.
     numbers = _device_numbers(connection, {(one.device, one.platform) for one in asked if one.sha256 in found})
     known: list[_Known | None] = []
     for one in asked:
-        row = found.get(one.sha256)
-        if row is None:
+        found_row = found.get(one.sha256)
+        if found_row is None:
             known.append(None)
             continue
-        appid, uid, forbidden, notification_on, unread = row
+        _digest, appid, uid, forbidden, notification_on, unread = found_row
         device = numbers.get((one.device, one.platform)) if one.device else 0
         known.append(_Known(UserKey(appid, uid), bool(forbidden), bool(notification_on), unread or 0, device))
     return known
@@ -236,8 +248,9 @@ def _look_up(connection: Connection, asked: Sequence[_Asked]) -> list[_Known | N
 def _device_numbers(connection: Connection, pairs: Iterable[tuple[bytes, int]]) -> dict[tuple[bytes, int], int]:
     numbers = {}
     for values in _chunks({device for device, _ in pairs if device}):
-        for device, platform, number in connection.execute(_DEVICES, {"values": values}):
-            numbers[device, platform] = number
+        rows = _decode_devices(connection.execute(_DEVICES, {"values": values}).scalar_one())
+        for device, platform, number in rows:
+            numbers[bytes.fromhex(device), platform] = number
     return numbers
 
 
