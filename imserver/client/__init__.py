@@ -5,13 +5,14 @@ sent, awaited and inspected. `Client` is what an application uses: it signs in, 
 delivers each message once, in order.
 
 Lives here: what a client needs, and nothing of a terminal. May import protocol, model and Twisted; never the server's
-rooms. Reading order: ``errors``, ``address``, ``connection`` (with ``websocket`` below it), ``synckeys``, ``client``.
-Importing it installs no reactor; Autobahn is imported by the first ``ws://`` connection.
+rooms. Reading order: ``errors``, ``address``, ``connection`` (with ``websocket`` beside it), ``endpoints``,
+``synckeys``, ``client``. Importing it installs no reactor; Autobahn is imported by the first ``ws://`` connection.
 """
 
 from imserver.client.address import Address, parse_address
 from imserver.client.client import Acknowledged, Client, State
-from imserver.client.connection import ClientConnection, Received, connect
+from imserver.client.connection import ClientConnection, Received
+from imserver.client.endpoints import connect
 from imserver.client.errors import (
     CannotConnect,
     ClientError,

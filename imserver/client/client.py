@@ -28,7 +28,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imserver.client.address import Address
-from imserver.client.connection import ClientConnection, Received, connect
+from imserver.client.connection import ClientConnection, Received
+from imserver.client.endpoints import connect
 from imserver.client.errors import (
     CannotConnect,
     ClientError,

@@ -5,31 +5,22 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from OpenSSL import SSL
-from twisted.internet import ssl
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import (
-    ConnectError,
-    ConnectingCancelledError,
     ConnectionAborted,
     ConnectionDone,
-    DNSLookupError,
 )
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
-    IProtocolFactory,
     IPushProducer,
     IReactorTime,
-    IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from imserver.client.address import Address, parse_address
 from imserver.client.errors import CannotConnect, ClientError, Closed, TookTooLong
 from imserver.protocol.commands import NEWEST_VERSION, Platform
 from imserver.protocol.errors import ProtocolError
@@ -400,79 +391,3 @@ def say_why(reason: Failure) -> str:
     if isinstance(error, SSL.Error):
         return f"TLS: {error.args[0][0][2] if error.args and error.args[0] else 'the connection was cut'}"
     return str(error) or type(error).__name__
-
-
-def connect(
-    reactor: IReactorTime,
-    address: str | Address,
-    timeout: float = 10.0,
-    *,
-    trust_root: Any = None,
-    origin: str | None = None,
-    received: Callable[[Received[Message]], None] | None = None,
-) -> Deferred[ClientConnection]:
-    """Connect to a server.
-
-    Args:
-        reactor: the reactor; also the clock of every deadline of the connection.
-        address: see `imserver.client.address`. A ``tls:`` or ``wss:`` server must prove the address's host name.
-        timeout: seconds for the connection with all its handshakes.
-        trust_root: whose certificates to believe (an IOpenSSLTrustRoot or a Certificate); None: the platform's.
-        origin: the Origin header of a WebSocket; None: none.
-        received: gets what nobody waits for, instead of the inbox.
-
-    Fires with a `ClientConnection` on which nobody has signed in. Fails with `CannotConnect`.
-    """
-    connection = ClientConnection(reactor, received)
-
-    async def established() -> ClientConnection:
-        try:
-            where = parse_address(address) if isinstance(address, str) else address
-        except ValueError as error:
-            raise CannotConnect(str(error)) from None
-        try:
-            await _endpoint(reactor, where, timeout, trust_root).connect(_factory(reactor, where, connection, origin))
-            await connection.opened
-        except (CancelledError, ConnectingCancelledError):
-            connection.abort()
-            raise CancelledError from None
-        except (ConnectError, DNSLookupError, UnicodeError, CannotConnect) as error:
-            raise CannotConnect(f"cannot connect to {where}: {str(error).rstrip('.')}") from error
-        return connection
-
-    def too_late(value: ClientConnection | Failure, seconds: float) -> ClientConnection:
-        if isinstance(value, Failure):
-            raise CannotConnect(f"cannot connect to {address}: no answer within {seconds} s")
-        return value
-
-    return Deferred.fromCoroutine(established()).addTimeout(timeout, reactor, too_late)
-
-
-def _factory(
-    reactor: IReactorTime, where: Address, connection: ClientConnection, origin: str | None
-) -> IProtocolFactory:
-    """Makes the one link of the connection."""
-    if where.websocket:
-        from imserver.client.websocket import WebSocketLinkFactory
-
-        websocket: IProtocolFactory = WebSocketLinkFactory(reactor, where, connection, origin)
-        return websocket
-    link = SecureStreamLink if where.secure else StreamLink
-    factory = Factory.forProtocol(lambda: link(connection))
-    factory.noisy = False
-    return factory
-
-
-def _endpoint(reactor: IReactorTime, where: Address, timeout: float, trust_root: Any) -> IStreamClientEndpoint:
-    endpoint: IStreamClientEndpoint
-    timeout += 1  # the caller's own deadline comes first, and says it better
-    # An address needs no name lookup, and no race between the address families either.
-    if isIPAddress(where.host):
-        endpoint = TCP4ClientEndpoint(reactor, where.host, where.port, timeout)
-    elif isIPv6Address(where.host):
-        endpoint = TCP6ClientEndpoint(reactor, where.host, where.port, timeout)
-    else:
-        endpoint = HostnameEndpoint(reactor, where.host, where.port, timeout)
-    if where.secure:
-        return wrapClientTLS(ssl.optionsForClientTLS(where.host, trustRoot=trust_root), endpoint, reactor)
-    return endpoint

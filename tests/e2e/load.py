@@ -14,7 +14,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from imserver.client.address import parse_address
-from imserver.client.connection import ClientConnection, Received, StreamLink, connect
+from imserver.client.connection import ClientConnection, Received, StreamLink
+from imserver.client.endpoints import connect
 from imserver.client.websocket import WebSocketLinkFactory
 from imserver.protocol.commands import Flag
 from imserver.protocol.messages import IM, Ack, Message, Metadata, Sync, SyncEnd, SyncNotify

@@ -14,7 +14,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
-from imserver.client.connection import ClientConnection, connect
+from imserver.client.connection import ClientConnection
+from imserver.client.endpoints import connect
 
 #: Seconds that a server may take to start or to stop.
 _PATIENCE = 30

@@ -8,7 +8,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from imserver.client.connection import ClientConnection, Received, connect
+from imserver.client.connection import ClientConnection, Received
+from imserver.client.endpoints import connect
 from imserver.protocol.messages import IM, Ack, Message, Sync, SyncEnd, SyncNotify
 from tests.e2e.process import ServerProcess
 

@@ -203,7 +203,7 @@ async def test_pipelined_sign_in(server: ServerProcess) -> None:
     """AUTH, ENTER_ROOM, SYNC and a message in one write, as the JavaScript client does, take effect in order."""
     from twisted.internet import reactor
 
-    from imserver.client.connection import connect
+    from imserver.client.endpoints import connect
     from imserver.protocol.frame import encode_frame
     from imserver.protocol.messages import AuthStatus, AuthToken, Ping, Pong
 
