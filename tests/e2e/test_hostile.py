@@ -1,6 +1,7 @@
 """Clients that break the protocol, guess, flood, or take up room: closed or slowed down, and nobody else notices."""
 
 import base64
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
 from imserver.client.address import parse_address
-from imserver.client.connection import ClientConnection, Received, connect
-from imserver.client.errors import CannotConnect
+from imserver.client.connection import ClientConnection, Received
+from imserver.client.endpoints import connect
+from imserver.client.errors import CannotConnect, Closed, TookTooLong
 from imserver.protocol.commands import CLIENT_MAY_SEND, Command
 from imserver.protocol.frame import HEADER_SIZE, MAX_BODY, encode_frame
 from imserver.protocol.messages import (
@@ -37,6 +39,7 @@ from imserver.protocol.messages import (
 )
 from tests.e2e.load import (
     KIB,
+    MIB,
     NOBODY,
     TRANSPORTS,
     Memory,
@@ -587,3 +590,119 @@ async def test_out_of_files(new_server: Callable[[str], ServerProcess]) -> None:
     assert_calm(server)
     assert "EMFILE" not in server.log
     assert "At most 44 clients at a time" in server.log
+
+
+# Anything at all.
+
+#: int64 fields that each command's body begins with.
+NUMBERS = {
+    **dict.fromkeys((Command.IM, Command.GROUP_IM, Command.RT, Command.ROOM_IM, Command.METADATA), 2),
+    **dict.fromkeys((Command.ENTER_ROOM, Command.LEAVE_ROOM, Command.SYNC, Command.SYNC_KEY), 1),
+    **dict.fromkeys((Command.SYNC_GROUP, Command.GROUP_SYNC_KEY), 2),
+    **dict.fromkeys((Command.CUSTOMER, Command.CUSTOMER_SUPPORT, Command.CUSTOMER_V2), 4),
+    **dict.fromkeys((Command.ACK, Command.PONG, Command.UNREAD_COUNT, Command.AUTH_TOKEN), 0),
+}
+
+
+class Noise:
+    """Random frames: most of them such that a client could send them, some that break the protocol."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self._bytes = self.chance.randbytes(1 << 20)
+        self._commands = tuple(NUMBERS.items())
+
+    def some_bytes(self, most: int) -> bytes:
+        length = int(most * self.chance.random() ** 4)
+        at = int(self.chance.random() * (len(self._bytes) - length))
+        return self._bytes[at : at + length]
+
+    def frame(self, uid: int) -> bytes:
+        pick, die = self.chance.choice, self.chance.random
+        command, count = pick(self._commands)
+        if command == Command.SYNC and die() < 0.95:
+            command = Command.SYNC_KEY  # a SYNC is answered with many frames
+        values = (uid, uid, uid, uid, 0, 1, -1, 2**53, 2**63 - 1, -(2**63), int(die() * 100_000))
+        body = pack(f"!{count}q", *(pick(values) for _ in range(count))) + bytes(16)
+        body += self.some_bytes(MAX_BODY - len(body) if die() < 0.02 else 100)
+        number, length = int(command), len(body)
+        wrong = die()
+        if wrong < 0.003:
+            number = int(die() * 256)
+        elif wrong < 0.006:
+            body = body[: int(die() * 24)]
+            length = len(body)
+        elif wrong < 0.008:
+            length = pick((-1, MAX_BODY + 1, 2**31 - 1, -(2**31), length + 1, length - 1))
+        seq, version, flag = int(die() * 2**31), pick((0, 1, 2, 2, 2, 255)), int(die() * 256)
+        return pack("!iiBBBB", length, seq, number, version, flag, 7) + body
+
+
+async def send_noise(server: ServerProcess, frames: int, seed: int) -> None:
+    """Until the server has read so many frames, twelve clients send noise, and come again when they are closed."""
+    from twisted.internet import reactor
+
+    await server.start()
+    tokens = await server.tokens(1, 13)
+    witness = Witness(reactor, await server.client(tokens[13]), patience=1)
+    memory = Memory(reactor, server)
+    noise = Noise(seed)
+    chance = noise.chance
+    enough = False
+
+    async def make(uid: int) -> None:
+        transport = TRANSPORTS[uid % 3 == 0]
+        while not enough:
+            connection = await connect(reactor, server.address(transport), received=lambda _: None)
+            try:
+                if chance.random() < 0.8:
+                    await connection.sign_in(tokens[uid], device=f"{chance.random()}"[:4])
+                while not enough:
+                    sent = [noise.frame(uid) for _ in range(32)]
+                    if chance.random() < 0.02:
+                        sent.append(noise.some_bytes(5000))
+                    for each in sent if transport == "websocket" else [b"".join(sent)]:
+                        connection.send_bytes(each)
+                    await connection.ping(timeout=1)
+            except (Closed, TookTooLong):
+                pass  # one of the frames cost it the connection, or what follows is taken for the rest of its body
+            connection.abort()
+            await connection.closed
+
+    async def read_enough() -> bool:
+        return bool((await server.operate("GET", "/admin/status"))["frames_in"] >= frames)
+
+    makers = [Deferred.fromCoroutine(make(uid)) for uid in range(1, 13)]
+    before = memory.most()
+    try:
+        await until(reactor, read_enough, 300)
+    finally:
+        enough = True
+        await gatherResults(makers)
+    await witness.stop()
+    latencies = witness.latencies()
+    print((await server.get("/metrics"))[1])
+    print(before / MIB, memory.most() / MIB, len(latencies), max(latencies), percentile(latencies, 0.99))
+    memory.stop()
+    await close_all(witness.connection)
+    assert await server.stop() == 0
+    assert_calm(server)
+
+
+NOISY = (
+    "[limits]\nfailed_sign_ins_per_address = 0\nrefused_hold_seconds = 0.1\nmessages_per_second = 0\n"
+    "bytes_per_second = 0\n"
+)
+
+
+@pytest_twisted.ensureDeferred
+async def test_random_frames(new_server: Callable[[str], ServerProcess]) -> None:
+    """Whatever clients send, the server lives, logs nothing, stays within its memory and answers others at once."""
+    await send_noise(new_server(NOISY), 20_000, random.randrange(1 << 32))
+
+
+@pytest.mark.soak
+@pytest_twisted.ensureDeferred
+async def test_a_million_random_frames(new_server: Callable[[str], ServerProcess]) -> None:
+    """The same with a million frames."""
+    await send_noise(new_server(NOISY), 1_000_000, random.randrange(1 << 32))
