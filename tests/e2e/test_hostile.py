@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from imserver.client.address import parse_address
 from imserver.client.connection import ClientConnection, Received
 from imserver.client.endpoints import connect
-from imserver.client.errors import CannotConnect, Closed, TookTooLong
+from imserver.client.errors import Closed, TookTooLong
 from imserver.protocol.commands import CLIENT_MAY_SEND, Command
 from imserver.protocol.frame import HEADER_SIZE, MAX_BODY, encode_frame
 from imserver.protocol.messages import (
@@ -483,6 +483,16 @@ async def test_guessing_tokens(new_server: Callable[[str], ServerProcess]) -> No
 # What a client may take for itself.
 
 
+def is_turned_away(address: str, host: str) -> bool:
+    """Does the server close a connection from this address as soon as it comes?"""
+    where = parse_address(address)
+    try:
+        with socket.create_connection((where.host, where.port), timeout=5, source_address=(host, 0)) as connection:
+            return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 @pytest_twisted.ensureDeferred
 async def test_limits_of_connections(new_server: Callable[[str], ServerProcess]) -> None:
     """Beyond the limits, of an address and in all, over both transports together, one is closed as it comes."""
@@ -493,15 +503,11 @@ async def test_limits_of_connections(new_server: Callable[[str], ServerProcess])
     token = (await server.tokens(1, 1))[1]
     first = [await server.client(token, transport) for transport in ("tcp", "websocket", "tcp")]
     for transport in TRANSPORTS:
-        fourth = await connect_raw(reactor, server.address(transport))
-        assert await fourth.is_closed(reactor) == b""
+        assert is_turned_away(server.address(transport), "127.0.0.1")
     second = [await connect_from(reactor, "127.0.0.2", server.address(transport)) for transport in TRANSPORTS]
-    with pytest.raises((CannotConnect, TimeoutError)):
-        await connect_from(reactor, "127.0.0.3", server.address("websocket"))
-    assert [await metric(server, "imserver_refused_total", reason=reason) for reason in ("address", "connections")] == [
-        2,
-        1,
-    ]
+    assert is_turned_away(server.address("websocket"), "127.0.0.3")
+    refused = [await metric(server, "imserver_refused_total", reason=reason) for reason in ("address", "connections")]
+    assert refused == [2, 1]
     for connection in (*first, *second):
         await connection.ping()
     await close_all(first.pop())
@@ -516,36 +522,40 @@ async def test_limits_of_connections(new_server: Callable[[str], ServerProcess])
     assert_calm(server)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest_twisted.ensureDeferred
-async def test_flood(new_server: Callable[[str], ServerProcess], transport: str) -> None:
+async def test_flood(new_server: Callable[[str], ServerProcess]) -> None:
     """Who sends faster than limits.messages_per_second is read at that pace; nothing is lost, nobody else waits."""
     from twisted.internet import reactor
 
     server = new_server("[limits]\nmessages_per_second = 100\n")
     await server.start()
-    tokens = await server.tokens(1, 2)
-    witness = Witness(reactor, await server.client(tokens[2]), patience=1)
+    tokens = await server.tokens(1, 3)
+    witness = Witness(reactor, await server.client(tokens[3]), patience=1)
     await deferLater(reactor, 0.5)
     before = witness.latencies()
-    acks: list[int] = []
 
-    def received(received: Received[Message]) -> None:
-        if isinstance(received.message, Ack) and received.message.status == 0:
-            acks.append(received.message.seq)
+    async def flood(uid: int, transport: str) -> None:
+        acks: list[int] = []
 
-    flooder = await connect(reactor, server.address(transport), received=received)
-    assert (await flooder.sign_in(tokens[1])).status == 0
-    began = time.monotonic()
-    seqs = [flooder.send(IM(1, 2, 0, n, bytes(2 * KIB))) for n in range(1, 401)]
-    await until(reactor, lambda: len(acks) == len(seqs), 20)
-    assert acks == seqs
-    # It may be a second ahead, and by what one read brings (64 KiB).
-    assert time.monotonic() - began > (len(seqs) - 32) / 100 - 1.1
-    assert await metric(server, "imserver_read_pauses_total", reason="rate") >= 1
+        def received(received: Received[Message]) -> None:
+            if isinstance(received.message, Ack) and received.message.status == 0:
+                acks.append(received.message.seq)
+
+        flooder = await connect(reactor, server.address(transport), received=received)
+        assert (await flooder.sign_in(tokens[uid])).status == 0
+        began = time.monotonic()
+        seqs = [flooder.send(IM(uid, NOBODY, 0, n, bytes(2 * KIB))) for n in range(1, 401)]
+        await until(reactor, lambda: len(acks) == len(seqs), 20)
+        assert acks == seqs
+        # It may be a second ahead, and by what one read brings (64 KiB).
+        assert time.monotonic() - began > (len(seqs) - 32) / 100 - 1.1
+        await close_all(flooder)
+
+    await gatherResults([Deferred.fromCoroutine(flood(uid, transport)) for uid, transport in enumerate(TRANSPORTS, 1)])
+    assert await metric(server, "imserver_read_pauses_total", reason="rate") >= 2
     await witness.stop()
     assert percentile(witness.latencies(), 0.99) < 3 * percentile(before, 0.99) + 0.05
-    await close_all(flooder, witness.connection)
+    await close_all(witness.connection)
     assert await server.stop() == 0
     assert_calm(server)
 
@@ -594,6 +604,8 @@ async def test_out_of_files(new_server: Callable[[str], ServerProcess]) -> None:
 
 # Anything at all.
 
+#: The database's cache of 16 MiB, which fills, and what twelve connections that come and go leave in the allocator.
+NOISE_COSTS = 24 * MIB
 #: int64 fields that each command's body begins with.
 NUMBERS = {
     **dict.fromkeys((Command.IM, Command.GROUP_IM, Command.RT, Command.ROOM_IM, Command.METADATA), 2),
@@ -680,9 +692,10 @@ async def send_noise(server: ServerProcess, frames: int, seed: int) -> None:
         enough = True
         await gatherResults(makers)
     await witness.stop()
-    latencies = witness.latencies()
-    print((await server.get("/metrics"))[1])
-    print(before / MIB, memory.most() / MIB, len(latencies), max(latencies), percentile(latencies, 0.99))
+    assert memory.most() - before < NOISE_COSTS
+    assert await metric(server, "imserver_closed_total", reason="internal_error") == 0
+    for kind in ("length", "command", "short", "message"):
+        assert await metric(server, "imserver_protocol_errors_total", kind=kind) > 0
     memory.stop()
     await close_all(witness.connection)
     assert await server.stop() == 0
