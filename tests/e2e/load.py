@@ -302,9 +302,9 @@ class Memory:
         self._most = max(self._most, self.now())
 
     def now(self) -> int:
-        """Bytes."""
+        """Bytes; 0 of a process that has ended."""
         with open(f"/proc/{self._server.pid}/status") as status:
-            return next(int(line.split()[1]) * KIB for line in status if line.startswith("VmRSS:"))
+            return next((int(line.split()[1]) * KIB for line in status if line.startswith("VmRSS:")), 0)
 
     def most(self) -> int:
         """Bytes at most since this was asked last."""
