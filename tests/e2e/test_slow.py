@@ -28,8 +28,8 @@ from tests.e2e.process import ServerProcess
 
 #: What a connection may hold by default: pushes, replies, and what the transport takes before it says pause.
 CAPS = MIB + 256 * KIB + 128 * KIB
-#: By how much a server under the same load may rise by chance: fragments, the allocator's arenas, statements for batches
-#: of sizes that it had not met before.
+#: By how much a server under the same load may rise by chance: fragments, the allocator's arenas, statements for
+#: batches of sizes that it had not met before.
 ALLOWANCE = 16 * MIB
 #: Bytes after which the database's cache is full (16 MiB).
 WARM = 20 * MIB
