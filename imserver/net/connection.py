@@ -7,6 +7,7 @@ from sys import byteorder
 from termios import TIOCOUTQ
 from typing import Any, ClassVar, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -109,6 +110,7 @@ class Connection(OutQueue):
         "_listeners",
         "_pause_reason",
         "_reading_stopped",
+        "_replies_awaited",
         "_resume_call",
         "_stalled_since",
         "_turn_taken",
@@ -160,6 +162,8 @@ class Connection(OutQueue):
         #: Why nothing more will ever be read; "" while it may.
         self._reading_stopped = ""
         self._pause_reason = ""
+        #: What `_replies_taken` waits for.
+        self._replies_awaited: Deferred[None] | None = None
         self._ahead_until = 0.0
         self._resume_call: Any = None
         now = listeners.clock.seconds()
@@ -186,8 +190,9 @@ class Connection(OutQueue):
             return  # a command that finished at once; the loop below goes on with the next
         self._working = True
         done = 0
+        most_replies = self._limits.reply_bytes
         try:
-            while not self._turn_taken and not self._reading_stopped:
+            while not self._turn_taken and not self._reading_stopped and self._reply_bytes <= most_replies:
                 frame = self._frame_held or self._decoder.next_frame()
                 if frame is None or not self._begin(frame):
                     self._frame_held = frame
@@ -273,20 +278,21 @@ class Connection(OutQueue):
         """Stop reading while the client may not go on, and go on when it may: its own TCP window is the queue."""
         if self.closed or self._reading_stopped:
             return
-        if len(self._decoder) > _UNDECODED and (self._turn_taken or self._frame_held is not None):
-            reason = "unfinished"
-        elif self._reply_bytes > self._limits.reply_bytes:
+        if self._reply_bytes > self._limits.reply_bytes:
             reason = "replies"
+        elif len(self._decoder) > _UNDECODED and (self._turn_taken or self._frame_held is not None):
+            reason = "unfinished"
         elif self._ahead_until - self._heard_at > _BURST and self._is_ahead():
             reason = "rate"
         else:
             reason = ""
-        if reason == self._pause_reason:
-            return
         if reason == "replies":
             taken = self.drained()
-            if taken is not None:
+            if taken is not None and taken is not self._replies_awaited:
+                self._replies_awaited = taken
                 taken.addCallback(self._replies_taken)
+        if reason == self._pause_reason:
+            return
         if reason:
             self._metrics.read_pauses.inc(reason)
             if not self._pause_reason:
@@ -312,6 +318,7 @@ class Connection(OutQueue):
         self._pace_reading()
 
     def _replies_taken(self, _: None) -> None:
+        self._replies_awaited = None
         if not self.closed:
             self._work()
 

@@ -15,6 +15,8 @@ from imserver.protocol.frame import OutFrame, join_frames
 
 #: Bytes of one write. A transport takes about two of them before it says pause: that much is lost to dropping.
 _SLICE = 65536
+#: Bytes that a waiting reply takes besides those on the wire. Of an ACK with its METADATA, that is most of it.
+_REPLY = 512
 
 _frames_of = chain.from_iterable
 
@@ -95,7 +97,7 @@ class OutQueue:
         if self.closed:
             return
         self._queue.append(unit)
-        self._reply_bytes += unit.size
+        self._reply_bytes += unit.size + _REPLY
         if not self._scheduled:
             self._scheduled = True
             self._schedule.add(self)
@@ -163,7 +165,7 @@ class OutQueue:
                 self._pushes -= 1
                 self._push_bytes -= unit.size
             else:
-                self._reply_bytes -= unit.size
+                self._reply_bytes -= unit.size + _REPLY
         return taken
 
     def _write(self, units: list[Unit]) -> None:
@@ -203,7 +205,7 @@ class OutQueue:
         dropped, self._dropped = self._dropped or {}, None
         notify = Unit(tuple(dropped.values()))
         self._queue.insert(0, notify)
-        self._reply_bytes += notify.size
+        self._reply_bytes += notify.size + _REPLY
         self._first_push = 0
 
     def _fire_drained(self) -> None:

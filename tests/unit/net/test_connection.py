@@ -225,6 +225,33 @@ def test_reading_stops_while_replies_are_not_taken() -> None:
     assert client.is_read()
 
 
+def test_no_more_is_done_than_its_answers_may_take() -> None:
+    """Of what came in one read, only so much is carried out as fits into the cap, each time that the rest was taken."""
+    server = Server(reply_bytes=2_000)
+    server.chat.handlers = {PING: lambda connection, read: connection.enqueue(reply(read.seq, 100))}
+    client = server.sign_in()
+    client.connection.pauseProducing()
+    client.send(*[frame(PING, seq) for seq in range(1, 101)])
+    assert server.chat.seqs == [1, 2, 3, 4]
+    client.connection.resumeProducing()
+    received = client.read()
+    assert [key_of(read) for read in received] == list(range(1, 101))
+    assert client.is_read()
+    client.send(frame(PING, 101))
+    assert server.chat.seqs[-1] == 101
+
+
+def test_small_answers_count_with_what_holds_them() -> None:
+    """A thousand of the smallest take half a megabyte of memory, not the 12 KB that they are on the wire."""
+    server = Server(messages_per_second=0)
+    server.chat.handlers = {PING: lambda connection, _: connection.enqueue(PONG)}
+    client = server.sign_in()
+    client.connection.pauseProducing()
+    client.send(*[frame(PING, seq) for seq in range(1, 1_001)])
+    assert 400 < len(server.chat.seqs) < 600
+    assert not client.is_read()
+
+
 def test_reading_stops_over_the_pace_of_messages() -> None:
     """A client may be a second ahead of its pace; then it is read at its pace, and nothing is lost."""
     server = Server(messages_per_second=100)
