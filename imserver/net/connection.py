@@ -82,11 +82,14 @@ class Listeners:
             if not connection.closed:
                 connection.close_later("stopping")
                 connection.deadline = end
-        while self.connections and self.clock.seconds() < end + _LINGER:
-            time_is_up = self.clock.seconds() >= end
+        while self.connections and self.clock.seconds() < end:
             for connection in list(self.connections):
-                if time_is_up or connection.is_quiet():
+                if connection.is_quiet():
                     connection.close("stopping")
+            await deferLater(self.clock, _LOOK_AGAIN)
+        for connection in list(self.connections):
+            connection.close("stopping")
+        if self.connections:  # one more moment, for the good-bye to who would take it
             await deferLater(self.clock, _LOOK_AGAIN)
         for connection in list(self.connections):
             connection.write_failed()
