@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest_twisted
 from twisted.internet.defer import Deferred
@@ -39,6 +40,7 @@ async def test_stop_under_load(new_server: Callable[[str], ServerProcess]) -> No
     from twisted.internet import reactor
 
     server = new_server("[shutdown]\ndrain_seconds = 5\n")
+    server.python_path = Path(__file__).parent / "slow_disk"
     await server.start()
     tokens = await server.tokens(1, 8)
     listeners = [await listen(server, tokens[uid], TRANSPORTS[uid % 2]) for uid in range(5, 9)]

@@ -101,6 +101,59 @@ async def test_three_devices(server: ServerProcess) -> None:
         await connection.closed
 
 
+@pytest_twisted.ensureDeferred
+async def test_two_tabs(server: ServerProcess) -> None:
+    """Two browser tabs of one user are two devices without a number: each sees what the other sends."""
+    tokens = await server.tokens(1, 2)
+    tabs = [await server.client(tokens[1], "websocket", device, Platform.WEB, 1) for device in ("", "guid of the page")]
+    for tab in tabs:
+        tab.send(EnterRoom(5))
+        await tab.ping()
+    for msgid, (writing, other) in enumerate((tabs, reversed(tabs)), 1):
+        seq = writing.send(IM(1, 2, 0, msgid, b"from this tab"))
+        room_seq = writing.send(RoomIM(1, 5, b"in the room"))
+        own = messages(await taken(writing))
+        assert [type(message) for message in own] == [Metadata, Ack, Ack]
+        assert own[1:] == [Ack(seq), Ack(room_seq)]
+        metadata, im, notify, room_im = messages(await taken(other))
+        assert metadata == own[0]
+        assert isinstance(im, IM)
+        assert im.content == b"from this tab"
+        assert isinstance(metadata, Metadata)
+        assert notify == SyncNotify(metadata.key)
+        assert room_im == RoomIM(1, 5, b"in the room")
+    for tab in tabs:
+        tab.close()
+        await tab.closed
+
+
+@pytest.mark.parametrize("flag", [0xFF, 0xFF & ~Flag.TEXT])
+@pytest_twisted.ensureDeferred
+async def test_flags_are_the_servers(server: ServerProcess, flag: int) -> None:
+    """Of the flags that a sender sets only TEXT is passed on: in pushes, rooms, real-time messages and syncs."""
+    tokens = await server.tokens(1, 2)
+    alice = await server.client(tokens[1], "tcp", "a")
+    desk = await server.client(tokens[1], "tcp", "desk")
+    bob = await server.client(tokens[2], "websocket", "b")
+    for each in (alice, bob):
+        each.send(EnterRoom(5))
+        await each.ping()
+    for message in (IM(1, 2, 0, 1, b"x"), RT(1, 2, b"x"), RoomIM(1, 5, b"x")):
+        alice.send(message, flag)
+    assert {each.frame.flag for each in await taken(alice)} == {0}
+    text = flag & Flag.TEXT
+    for device, pushed in ((bob, [IM, RT, RoomIM]), (desk, [IM])):
+        received = [each for each in await taken(device) if not isinstance(each.message, Metadata | SyncNotify)]
+        assert [type(each.message) for each in received] == pushed
+        assert [each.frame.flag for each in received] == [text | Flag.PUSH, text, text][: len(pushed)]
+    for device, own in ((alice, Flag.SELF), (desk, 0), (bob, 0)):
+        entries, _, _ = await synced(device, 0)
+        assert [entry.frame.flag for entry in entries] == [text | own]
+    for connection in (alice, desk, bob):
+        connection.close()
+        await connection.closed
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest_twisted.ensureDeferred
 async def test_offline_then_sync_over_a_page(server: ServerProcess, transport: str) -> None:
