@@ -66,7 +66,7 @@ _BACKLOG: Final = 1024
 _SWEEP: Final = 1.0
 #: Seconds between two deletions of what may be forgotten.
 _FORGET: Final = 60.0
-#: Seconds between two signs of life to systemd (WatchdogSec is 30 in the unit file).
+#: Seconds between two signs of life to systemd; its WatchdogSec has to be a few times that.
 _WATCHDOG: Final = 10.0
 
 
