@@ -17,7 +17,7 @@ from imserver.client.address import parse_address
 from imserver.client.connection import ClientConnection, Received
 from imserver.client.endpoints import connect
 from imserver.client.errors import Closed, TookTooLong
-from imserver.protocol.commands import CLIENT_MAY_SEND, Command
+from imserver.protocol.commands import Command
 from imserver.protocol.frame import HEADER_SIZE, MAX_BODY, encode_frame
 from imserver.protocol.messages import (
     IM,
@@ -166,7 +166,7 @@ async def test_commands_that_clients_may_not_send(
     impatient: ServerProcess, token: str, transport: str, signed_in: bool
 ) -> None:
     """The server's own commands and all numbers that are none, with a body that would be long enough for any."""
-    commands = [command for command in range(256) if command not in CLIENT_MAY_SEND]
+    commands = [command for command in range(256) if command not in (*SHORTEST, Command.PING, Command.PONG)]
     frames = [encode_frame(1, command, 2, 0, bytes(64)) for command in commands]
     await assert_each_is_refused(impatient, transport, token if signed_in else "", "command", frames)
 
@@ -450,7 +450,7 @@ async def test_guessing_tokens(new_server: Callable[[str], ServerProcess]) -> No
     """One guess a connection, which is then held; too many from one address, and it may not even try a right one."""
     from twisted.internet import reactor
 
-    server = new_server("[limits]\nrefused_hold_seconds = 1\nfailed_sign_ins_per_address = 20\n")
+    server = new_server("[limits]\nrefused_hold_seconds = 1.5\nfailed_sign_ins_per_address = 20\n")
     await server.start()
     token = (await server.tokens(1, 1))[1]
 
@@ -463,7 +463,7 @@ async def test_guessing_tokens(new_server: Callable[[str], ServerProcess]) -> No
     raw.send(b"".join(encode_frame(n, Command.AUTH_TOKEN, 2, 0, guess) for n, guess in enumerate(guesses, 1)))
     refused = encode_frame(1, Command.AUTH_STATUS, 2, 0, AuthStatus(1).encode(2))
     assert await raw.is_closed(reactor) == refused
-    assert time.monotonic() - began > 0.9  # it was held
+    assert time.monotonic() - began > 1.4
     assert await sign_ins("refused") == 1
 
     held = [await connect(reactor, server.address(TRANSPORTS[n % 2])) for n in range(50)]
@@ -692,6 +692,7 @@ async def send_noise(server: ServerProcess, frames: int, seed: int) -> None:
         enough = True
         await gatherResults(makers)
     await witness.stop()
+    assert percentile(witness.latencies(), 0.99) < 0.25
     assert memory.most() - before < NOISE_COSTS
     assert await metric(server, "imserver_closed_total", reason="internal_error") == 0
     for kind in ("length", "command", "short", "message"):

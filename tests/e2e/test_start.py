@@ -45,11 +45,13 @@ class Start:
     def fails(self, *words: str) -> str:
         """Start it, and see that it ends with status 1 and one line, which it gives, and leaves no process."""
         ended = self(*words)
+        if self.pid_file.exists():
+            os.kill(int(self.pid_file.read_text()), signal.SIGKILL)
+            pytest.fail("it runs as a daemon")
         assert ended.returncode == 1
         assert ended.stderr.startswith("imserver: ")
         assert ended.stderr.count("\n") == 1
         assert "Traceback" not in ended.stdout
-        assert not self.pid_file.exists()
         return ended.stderr
 
 
