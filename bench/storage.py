@@ -22,7 +22,7 @@ from twisted.internet.task import react
 
 from imserver.database.database import Database
 from imserver.metrics import Metrics
-from imserver.model import Limits, NewMessage, Resend, Stored, TimelineKey, TimelineKind
+from imserver.model import USER_TIMELINE, Limits, NewMessage, Resend, Stored, TimelineKey
 from imserver.storage.timelines import Timelines
 
 _APP = 7
@@ -57,7 +57,7 @@ class Load:
             0,
             self._body,
             int(time()),
-            (TimelineKey(_APP, TimelineKind.USER, pair), TimelineKey(_APP, TimelineKind.USER, self._pairs + pair)),
+            (TimelineKey(_APP, USER_TIMELINE, pair), TimelineKey(_APP, USER_TIMELINE, self._pairs + pair)),
             1,
             Resend(blake2b(number.to_bytes(8, "big"), digest_size=16).digest(), 600),
         )

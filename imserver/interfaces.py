@@ -5,12 +5,26 @@ Deferreds fire and fail on the reactor's thread. A failure that is named below i
 bug of the implementer.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from imserver.model import App, Entry, NewMessage, Push, SignIn, Stored, TimelineKey, Unit, UserKey, UserSettings
+from imserver.model import (
+    App,
+    Conversation,
+    Entry,
+    Group,
+    NewMessage,
+    Push,
+    Relation,
+    SignIn,
+    Stored,
+    TimelineKey,
+    Unit,
+    UserKey,
+    UserSettings,
+)
 from imserver.protocol.frame import Frame
 
 
@@ -24,6 +38,10 @@ class AlreadyExists(Exception):
 
 class NotFound(Exception):
     """What was asked for does not exist."""
+
+
+class Invalid(Exception):
+    """What was asked for can never be done: the caller's mistake. Nothing was done."""
 
 
 class IConnection(Interface):
@@ -179,6 +197,101 @@ class IAccounts(Interface):
         notification_on: bool | None = None,
     ) -> Deferred[UserSettings]:
         """Change those that are not None. Fires with all of them. Fails with `NotFound` where there is no such app."""
+
+
+    def rotate_secret(appid: int) -> Deferred[str]:
+        """Fires with the app's new secret; the old one is void. Fails with `NotFound`."""
+
+    def check_app(appid: int, password: bytes) -> Deferred[bool]:
+        """Fires with whether an application's back end may call as this app: `password` is md5hex(app secret), compared
+        in constant time with what is kept (a hash)."""
+
+    def user_of_token(token: bytes) -> Deferred[UserKey | None]:
+        """Fires with whose token it is; None: nobody's."""
+
+    def set_mute(user: UserKey, on: bool) -> Deferred[None]:
+        """No sounds on the user's phones, or sounds again. Fails with `NotFound` where there is no such app."""
+
+    def set_do_not_disturb(user: UserKey, conversation: Conversation, on: bool) -> Deferred[None]:
+        """No offline pushes to this user from this conversation, or pushes again. Fails with `NotFound` as above."""
+
+    def not_to_disturb(users: Sequence[UserKey], conversation: Conversation) -> Deferred[Collection[UserKey]]:
+        """Fires with those of the users who want no offline pushes from this conversation."""
+
+    def bind_devices(user: UserKey, tokens: Mapping[str, str]) -> Deferred[None]:
+        """Remember push tokens of the user's phone, by kind ("apns", "gcm", … as in ecosystem.md, /device/bind), with
+        the time of binding. A token that another user had is taken from them: the phone changed hands."""
+
+    def unbind_devices(user: UserKey, tokens: Mapping[str, str]) -> Deferred[None]:
+        """Forget these push tokens of the user; those that are not theirs are passed over."""
+
+    def bound_devices(users: Sequence[UserKey]) -> Deferred[Mapping[UserKey, Mapping[str, str]]]:
+        """Fires with the push tokens by kind, of those of the users who have any."""
+
+
+class IGroups(Interface):
+    """Groups and their members (ecosystem.md, SQL: groups and relations).
+
+    Changes are in force for whoever asks after their Deferred has fired. Every Deferred may fail with `Unavailable`;
+    of what is asked of a group of another app, as of one that does not exist or was disbanded, it fails with
+    `NotFound`.
+    """
+
+    def group(appid: int, group_id: int) -> Group | None | Deferred[Group | None]:
+        """The group as it stands; None: this app has no such group. At once where that is known here, else a Deferred
+        that fires with the same."""
+
+    def create(
+        appid: int, master: int, name: str, members: Collection[int], is_super: bool, group_id: int | None
+    ) -> Deferred[Group]:
+        """Make a group of the members and its master. Fires with it. Fails with `AlreadyExists` where `group_id` is
+        taken (also by another app, or a group that was disbanded), with `NotFound` where there is no such app."""
+
+    def rename(appid: int, group_id: int, name: str) -> Deferred[Group]:
+        """Fires with the group as it is now; so do all that follow."""
+
+    def disband(appid: int, group_id: int) -> Deferred[Group]:
+        """Fires with the group as it was."""
+
+    def upgrade(appid: int, group_id: int) -> Deferred[Group]:
+        """Make it a super group. One that is remains one."""
+
+    def add_members(appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
+        """Those who are members already stay as they are. Who comes back joins anew, but stays muted if they were."""
+
+    def remove_members(appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
+        """Those who are no members are passed over."""
+
+    def change_member(
+        appid: int, group_id: int, uid: int, nickname: str | None = None, muted: bool | None = None
+    ) -> Deferred[Group]:
+        """Change what is not None. Fails with `NotFound` where that user is no member, too."""
+
+
+class IRelations(Interface):
+    """Friends and blacklists. Every Deferred may fail with `Unavailable`; that is never the same as "no relation"."""
+
+    def relation(user: UserKey, other: int) -> Deferred[Relation]:
+        """Fires with how the user stands to another of the same app, as the database has it now."""
+
+    def set_friends(appid: int, uid: int, other: int, on: bool) -> Deferred[None]:
+        """Make two users each other's friends, or no longer. Fails with `NotFound` where there is no such app."""
+
+    def set_blocked(appid: int, uid: int, other: int, on: bool) -> Deferred[None]:
+        """Put `other` on the blacklist of `uid`, or take it off. Fails with `NotFound` where there is no such app."""
+
+    def friends_of(user: UserKey) -> Deferred[Sequence[int]]:
+        """Fires with the uids of the user's friends, in order, 10,000 at most."""
+
+    def blocked_by(user: UserKey) -> Deferred[Sequence[int]]:
+        """Fires with the uids on the user's blacklist, in order, 10,000 at most."""
+
+
+class IWords(Interface):
+    """Words that are not to be said."""
+
+    def masked(text: str) -> str:
+        """The text with a `*` for each character of such a word; the same object where there is none."""
 
 
 class IBus(Interface):

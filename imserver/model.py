@@ -1,6 +1,6 @@
 """The values that cross rooms: who, where in a timeline, what is stored. No behaviour beyond their own arithmetic."""
 
-from enum import IntEnum
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -22,21 +22,68 @@ class UserKey(NamedTuple):
     uid: int
 
 
-class TimelineKind(IntEnum):
-    USER = 0
-    GROUP = 1
+#: Kinds of timelines. Plain integers: database drivers take five times as long for an IntEnum.
+USER_TIMELINE: Final = 0
+GROUP_TIMELINE: Final = 1
 
 
 class TimelineKey(NamedTuple):
     """Whose timeline: a user's, or a super group's."""
 
     appid: int
-    kind: TimelineKind
+    #: `USER_TIMELINE` or `GROUP_TIMELINE`.
+    kind: int
+    #: uid or group id.
     owner: int
 
 
 def user_timeline(user: UserKey) -> TimelineKey:
-    return TimelineKey(user.appid, TimelineKind.USER, user.uid)
+    return TimelineKey(user.appid, USER_TIMELINE, user.uid)
+
+
+def group_timeline(appid: int, group_id: int) -> TimelineKey:
+    """The timeline of a super group."""
+    return TimelineKey(appid, GROUP_TIMELINE, group_id)
+
+
+class Member(NamedTuple):
+    """What a group knows about one who is in it."""
+
+    #: Seconds since 1970.
+    joined: int
+    muted: bool = False
+    nickname: str = ""
+
+
+class Group:
+    """A group and its members, as they stand. It is never changed: a change makes a new one."""
+
+    __slots__ = ("appid", "group_id", "is_super", "master", "members", "name", "notice", "timelines", "users")
+
+    def __init__(
+        self,
+        appid: int,
+        group_id: int,
+        master: int,
+        name: str,
+        notice: str,
+        is_super: bool,
+        members: Mapping[int, Member],
+    ) -> None:
+        self.appid = appid
+        self.group_id = group_id
+        self.master = master
+        self.name = name
+        self.notice = notice
+        self.is_super = is_super
+        #: By uid, in the order of uids.
+        self.members = dict(sorted(members.items()))
+        #: The members, in the same order.
+        self.users = tuple([UserKey(appid, uid) for uid in self.members])
+        #: Where a message to the group stands: the members' timelines, in the order of `users`, or the group's own.
+        self.timelines = (
+            (group_timeline(appid, group_id),) if is_super else tuple([user_timeline(user) for user in self.users])
+        )
 
 
 class Entry(NamedTuple):
@@ -68,11 +115,15 @@ class NewMessage(msgspec.Struct, frozen=True):
     body: bytes
     #: Seconds since 1970.
     created: int
-    #: The timelines that get an entry, each once. The first is the one whose key goes into METADATA of the ACK.
+    #: The timelines that get an entry, each once.
     timelines: tuple[TimelineKey, ...]
-    #: The device number that it was sent from; it marks the entry of the first timeline.
+    #: The device number that it was sent from; it marks the entry of the sender's timeline.
     device: int = 0
     resend: Resend | None = None
+    #: Whose message it is. None: nobody's, it is the server's own (notifications).
+    sender: UserKey | None = None
+    #: Which of the timelines is the sender's: its key goes into METADATA of the ACK. (A super group's has index 0.)
+    own: int = 0
 
 
 class Stored(NamedTuple):
@@ -144,6 +195,27 @@ class UserSettings(msgspec.Struct, frozen=True):
     unread: int = 0
     #: Tokens that are in force.
     tokens: int = 0
+    #: No sounds on this user's phones.
+    mute: bool = False
+
+
+class Relation(NamedTuple):
+    """How one user stands to another."""
+
+    #: The other is a friend of this user.
+    friend: bool = False
+    #: This user is a friend of the other.
+    friend_of: bool = False
+    #: This user is on the other's blacklist.
+    blocked: bool = False
+
+
+class Conversation(NamedTuple):
+    """With whom a user talks: a peer, or a group."""
+
+    is_group: bool
+    #: uid or group id.
+    other: int
 
 
 class App(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
 from imserver.interfaces import ITimelines
-from imserver.model import EMPTY_TIMELINE, Entry, NewMessage, Resend, Stored, TimelineKey, TimelineKind
+from imserver.model import EMPTY_TIMELINE, GROUP_TIMELINE, USER_TIMELINE, Entry, NewMessage, Resend, Stored, TimelineKey
 from tests.contract.sql_storage import SqlStorage
 from tests.fakes.timelines import FakeTimelines
 
@@ -19,7 +19,7 @@ IM = 4
 
 
 def user(uid: int, appid: int = 7) -> TimelineKey:
-    return TimelineKey(appid, TimelineKind.USER, uid)
+    return TimelineKey(appid, USER_TIMELINE, uid)
 
 
 ALICE, BOB, CAROL = user(1), user(2), user(3)
@@ -133,7 +133,7 @@ async def test_a_message_in_thousands_of_timelines(timelines: ITimelines) -> Non
 @pytest_twisted.ensureDeferred
 async def test_timelines_of_apps_and_of_groups_are_apart(timelines: ITimelines) -> None:
     """The same number in another app, or as a group, is somebody else."""
-    others = (user(1, appid=8), TimelineKey(7, TimelineKind.GROUP, 1))
+    others = (user(1, appid=8), TimelineKey(7, GROUP_TIMELINE, 1))
     await timelines.store(message(b"mine", ALICE))
     await timelines.store(message(b"theirs", *others))
     assert [entry.body for entry in await timelines.read(ALICE, 0, 10)] == [b"mine"]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from imserver.interfaces import Unavailable
-from imserver.model import Entry, NewMessage, Resend, Stored, TimelineKey, TimelineKind, UserKey
+from imserver.model import USER_TIMELINE, Entry, NewMessage, Resend, Stored, TimelineKey, UserKey
 from imserver.storage import sqlite, sync_keys
 from imserver.storage import timelines as module
 from tests.contract.sql_storage import SqlStorage
@@ -19,7 +19,7 @@ from tests.leaks import FlushLoggedErrors
 
 
 def user(uid: int) -> TimelineKey:
-    return TimelineKey(7, TimelineKind.USER, uid)
+    return TimelineKey(7, USER_TIMELINE, uid)
 
 
 ALICE, BOB = user(1), user(2)
@@ -60,7 +60,7 @@ async def test_a_bad_message_takes_no_other_with_it(
 ) -> None:
     """What cannot be stored fails alone; those that waited with it are stored in order, without a gap."""
     release = hold_writes(storage)
-    bad = message(b"bad", TimelineKey(7, TimelineKind.USER, 2**63))
+    bad = message(b"bad", TimelineKey(7, USER_TIMELINE, 2**63))
     waiting = [storage.timelines.store(one) for one in (message(b"1", ALICE), bad, message(b"2", ALICE, digest=b"d"))]
     again = storage.timelines.store(message(b"2", ALICE, digest=b"d"))
     await release()
