@@ -6,6 +6,7 @@ bug of the implementer.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
@@ -15,6 +16,7 @@ from imserver.model import (
     Conversation,
     Entry,
     Group,
+    NewMember,
     NewMessage,
     Push,
     Relation,
@@ -198,7 +200,6 @@ class IAccounts(Interface):
     ) -> Deferred[UserSettings]:
         """Change those that are not None. Fires with all of them. Fails with `NotFound` where there is no such app."""
 
-
     def rotate_secret(appid: int) -> Deferred[str]:
         """Fires with the app's new secret; the old one is void. Fails with `NotFound`."""
 
@@ -285,6 +286,88 @@ class IRelations(Interface):
 
     def blocked_by(user: UserKey) -> Deferred[Sequence[int]]:
         """Fires with the uids on the user's blacklist, in order, 10,000 at most."""
+
+
+class IPosts(Interface):
+    """What an app's back end says: the same messages that clients send, by the same way (ecosystem.md, HTTP).
+
+    Friends, blacklists and mutes are not asked about: a back end may say what it likes. `content` is text in UTF-8.
+    A `sender` of 0 is the app itself: nobody's timeline is the sender's then. Of ids that are given in a sequence,
+    one that is there twice counts once.
+
+    Every method, also one with a Deferred, raises or fails with `Invalid` where the request can never be carried out:
+    an id out of its range, content too long for a frame, nobody to tell. A Deferred fires with None once the message is
+    on disk and on its way, and fails with `Unavailable` where it was not stored.
+    """
+
+    def peer(appid: int, sender: int, receiver: int, content: bytes) -> Deferred[None]:
+        """IM, as if the sender had sent it from no device."""
+
+    def group(appid: int, sender: int, group_id: int, content: bytes) -> Deferred[None]:
+        """GROUP_IM; the sender need not be a member. Fails with `NotFound` where this app has no such group."""
+
+    def group_notification(appid: int, group_id: int, content: bytes, members: Sequence[int]) -> Deferred[None]:
+        """GROUP_NOTIFICATION to the group's members (a super group's to its timeline), and to `members` besides them.
+
+        A group that this app does not have, or no longer, has no members of its own: then `members` alone get it, and
+        without any it is `Invalid`.
+        """
+
+    def system(appid: int, receivers: Sequence[int], content: bytes) -> Deferred[None]:
+        """SYSTEM to each of the receivers."""
+
+    def customer(sender: UserKey, receiver: UserKey, content: bytes) -> Deferred[None]:
+        """CUSTOMER_V2. `Invalid` where neither is of the customer-service app; the sender is not 0."""
+
+    def notification(appid: int, uid: int, content: bytes) -> None:
+        """NOTIFICATION to the user's connections. Not stored."""
+
+    def realtime(appid: int, sender: int, receiver: int, content: bytes) -> None:
+        """RT. Not stored."""
+
+    def room(appid: int, uid: int, room: int, content: bytes) -> None:
+        """ROOM_IM by that user. Not stored."""
+
+
+class IGroupChanges(Interface):
+    """Changes of groups as all who are concerned get to know them: each changes the group, then sends the notification
+    that protocol.md, Group notification contents, gives for it.
+
+    Every Deferred fires with the group as it is then (`disband`: as it was), once the change is in force and the
+    notification stored. It fails as the method of `IGroups` does, and with `Invalid` (nothing was done) where an id is
+    out of its range or the notification would be too long for a frame. Where it fails with `Unavailable` the change may
+    be in force, but not announced: to ask for it again is safe, except for a `create` without a group id.
+    Of members that are given twice the first counts.
+    """
+
+    def create(
+        appid: int, master: int, name: str, members: Sequence[NewMember], is_super: bool, group_id: int | None
+    ) -> Deferred[Group]:
+        """Make a group of the members and its master: ``create``."""
+
+    def rename(appid: int, group_id: int, name: str) -> Deferred[Group]:
+        """``update_name``."""
+
+    def disband(appid: int, group_id: int) -> Deferred[Group]:
+        """``disband``, to those who were members."""
+
+    def add(
+        appid: int, group_id: int, members: Sequence[NewMember], inviter: Mapping[str, Any] | None
+    ) -> Deferred[Group]:
+        """``add_member`` for each of `members` who was none yet, with `inviter` in it as it is given (values that JSON
+        has)."""
+
+    def remove(appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
+        """``quit_group`` for each of `uids` who was a member, to them too."""
+
+    def upgrade(appid: int, group_id: int) -> Deferred[Group]:
+        """``upgrade``; of a super group nothing is changed or announced."""
+
+    def set_nickname(appid: int, group_id: int, uid: int, nickname: str) -> Deferred[Group]:
+        """``update_member_nickname``."""
+
+    def set_mute(appid: int, group_id: int, uid: int, on: bool) -> Deferred[Group]:
+        """The member may not speak there, or may again. Clients are sent no notification of it."""
 
 
 class IWords(Interface):

@@ -55,6 +55,15 @@ class Member(NamedTuple):
     nickname: str = ""
 
 
+class NewMember(NamedTuple):
+    """Who is to join a group, as the caller describes them."""
+
+    uid: int
+    #: For people, in the notification of it alone (protocol.md, Group notification contents); None: not given.
+    name: str | None = None
+    avatar: str | None = None
+
+
 class Group:
     """A group and its members, as they stand. It is never changed: a change makes a new one."""
 
