@@ -86,6 +86,7 @@ async def run(reactor: Any, options: argparse.Namespace, data: Path) -> None:
         database.prepare()
         database.start()
         timelines = Timelines(database.writes, database.reads, time, Limits().page_bytes)
+        await timelines.forget_resends()
         clock = next(
             pthread_getcpuclockid(thread.ident)
             for thread in threading.enumerate()

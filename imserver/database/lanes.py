@@ -90,14 +90,19 @@ class _Job:
 class WriteGroup(Generic[Item, Result]):
     """Writes of one kind: those that wait together are written together, in one transaction."""
 
-    __slots__ = ("_lane", "name", "write")
+    __slots__ = ("_lane", "name", "undone", "write")
 
     def __init__(
-        self, lane: "WriteLane", name: str, write: Callable[[Connection, Sequence[Item]], Sequence[Result]]
+        self,
+        lane: "WriteLane",
+        name: str,
+        write: Callable[[Connection, Sequence[Item]], Sequence[Result]],
+        undone: Callable[[], None] | None,
     ) -> None:
         self._lane = lane
         self.name = name
         self.write = write
+        self.undone = undone
 
     def submit(self, item: Item, size: int = 0) -> Deferred[Result]:
         """Write `item`, which keeps about `size` bytes waiting.
@@ -143,15 +148,19 @@ class WriteLane:
         metrics.writes_waiting.read = lambda: {"": self._waiting}
 
     def group(
-        self, name: str, write: Callable[[Connection, Sequence[Item]], Sequence[Result]]
+        self,
+        name: str,
+        write: Callable[[Connection, Sequence[Item]], Sequence[Result]],
+        undone: Callable[[], None] | None = None,
     ) -> WriteGroup[Item, Result]:
         """A kind of write.
 
         `write` runs on the lane's thread, inside a transaction that it may share with other kinds, and gives a result
         for each item, in order. What it raises undoes the whole transaction, after which each item is tried once more,
-        alone: so it remembers nothing, and what is no accident (a refusal) it gives as a result.
+        alone: so what is no accident (a refusal) it gives as a result. What it remembers of the database is void when
+        `undone` is called (on the lane's thread): a transaction that it was part of failed.
         """
-        return WriteGroup(self, name, write)
+        return WriteGroup(self, name, write, undone)
 
     def start(self) -> None:
         """Take items. Once only."""
@@ -247,12 +256,16 @@ class WriteLane:
                     results = group.write(connection, [job.item for job in of_group])
                     for job, result in zip(of_group, results, strict=True):
                         job.result = result
-        except self._errors:
-            # Perhaps it is the connection that is broken; the next transaction takes a new one.
-            self._connection = None
-            if connection is not None:
-                connection.invalidate()
-                connection.close()
+        except Exception as error:
+            for group in groups:
+                if group.undone is not None:
+                    group.undone()
+            if isinstance(error, self._errors):
+                # Perhaps it is the connection that is broken; the next transaction takes a new one.
+                self._connection = None
+                if connection is not None:
+                    connection.invalidate()
+                    connection.close()
             raise
 
     # The reactor's thread.

@@ -1,6 +1,6 @@
 """The tables. What stands here and what the migrations build is kept equal by a test.
 
-`message`, `entry`, `timeline`, `resend_recent`, `resend` and `saved_key` are storage's; `app`, `token`, `user` and
+`message`, `entry`, `resend`, `resend_moved` and `saved_key` are storage's; `app`, `token`, `user` and
 `device` are the directory's.
 """
 
@@ -26,10 +26,13 @@ message = Table(
     Column("flag", SmallInteger, nullable=False),
     Column("created", BigInteger, nullable=False, comment="seconds since 1970"),
     Column("body", LargeBinary, nullable=False, comment="layout of protocol version 2"),
+    Column("resend", _Resend, comment="by what it is recognised when it comes again"),
+    Column("resend_key", BigInteger, comment="then its sync key in the timeline whose key the ACK carries"),
+    Column("resend_expires", BigInteger, comment="and until when, in seconds since 1970"),
     sqlite_autoincrement=True,
 )
 
-#: A message's place in a timeline.
+#: A message's place in a timeline. The newest entry of a timeline says where it ends: it is never deleted.
 entry = Table(
     "entry",
     metadata,
@@ -42,38 +45,20 @@ entry = Table(
     sqlite_with_rowid=False,
 )
 
-#: The key of the newest entry. No row: 1, an empty timeline.
-timeline = Table(
-    "timeline",
-    metadata,
-    Column("appid", BigInteger, primary_key=True, autoincrement=False),
-    Column("kind", SmallInteger, primary_key=True, autoincrement=False),
-    Column("owner", BigInteger, primary_key=True, autoincrement=False),
-    Column("last", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-#: By what a message is recognised when it comes again: the newest, in the order in which they came.
-resend_recent = Table(
-    "resend_recent",
-    metadata,
-    Column("message", _RowNumber, primary_key=True, autoincrement=False),
-    Column("digest", _Resend, nullable=False),
-    Column("sync_key", BigInteger, nullable=False),
-    Column("expires", BigInteger, nullable=False),
-)
-
-#: The same of older messages, ordered. There is no index on `expires`: it would cost every message more
-#: than the sweep that looks at all rows in turn.
+#: By what older messages are recognised when they come again, ordered. There is no index on `expires`: it would cost
+#: every message more than the sweep that looks at all rows in turn.
 resend = Table(
     "resend",
     metadata,
-    Column("digest", _Resend, primary_key=True, comment="owner of the first timeline, then the message's digest"),
+    Column("digest", _Resend, primary_key=True, comment="the sender's uid, then the message's digest"),
     Column("message", BigInteger, nullable=False),
     Column("sync_key", BigInteger, nullable=False, comment="in the timeline whose key the ACK carries"),
     Column("expires", BigInteger, nullable=False, comment="seconds since 1970"),
     sqlite_with_rowid=False,
 )
+
+#: Up to which message the resends stand in `resend`. No row: none does.
+resend_moved = Table("resend_moved", metadata, Column("message", _RowNumber, primary_key=True, autoincrement=False))
 
 #: What a user has said to have.
 saved_key = Table(

@@ -1,18 +1,20 @@
 """By what messages are recognised when they come again (protocol.md, Resending).
 
-The newest stand in memory and, in the order in which they came, in the table `resend_recent`: adding to its end changes
-a page or two, where an ordered table has a page to change for each sender of a transaction. When they have become many
-they move, sorted, into `resend`, which is asked for what memory does not know.
+The newest stand with their messages in the table `message`, and in memory. When these have become many they are
+copied, sorted, into the table `resend`, which is asked for what memory does not know: adding each message there at once
+would change a page for each sender of a transaction.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 from imserver.model import NewMessage, Stored
 from imserver.storage import sqlite
 
-#: Resends in memory and in `resend_recent`, at most: about 2 MB. To move them takes some 20 ms.
+#: Resends in memory, at most: about 2 MB. To move them takes some 20 ms.
 MOST_RECENT: Final = 8_192
+#: Bits of a filter: 1 MiB. Of a million resends one look-up in nine is for nothing.
+_FILTER_BITS: Final = 23
 
 
 class _Known(NamedTuple):
@@ -21,30 +23,57 @@ class _Known(NamedTuple):
     expires: int
 
 
+class Filter:
+    """A Bloom filter with one hash: says of most marks that are not in the table that they are not."""
+
+    __slots__ = ("_bits",)
+
+    def __init__(self) -> None:
+        self._bits = bytearray(1 << (_FILTER_BITS - 3))
+
+    def add(self, marks: Iterable[bytes]) -> None:
+        bits = self._bits
+        for mark in marks:
+            number = _number(mark)
+            bits[number >> 3] |= 1 << (number & 7)
+
+    def may_have(self, mark: bytes) -> bool:
+        number = _number(mark)
+        return bool(self._bits[number >> 3] >> (number & 7) & 1)
+
+
+def _number(mark: bytes) -> int:
+    """Marks end with the bytes of a cryptographic digest."""
+    return int.from_bytes(mark[-3:], "big") & ((1 << _FILTER_BITS) - 1)
+
+
 class Resends:
-    """For the write lane's thread alone. Memory follows what is committed: what one transaction added counts when the
-    next finds it."""
+    """For the write lane's thread alone. Where a transaction was undone, `forget` all and read it again."""
 
     def __init__(self, most_recent: int = MOST_RECENT) -> None:
         self._most_recent = most_recent
         self._recent: dict[bytes, _Known] = {}
-        #: The newest message of `resend_recent` that is in memory.
-        self._last = 0
-        #: What the last transaction added, as it was told; whether it was committed the next transaction sees.
-        self._added: list[Any] = []
-        #: Where a move has been begun: up to which message. Whether it was committed the next transaction sees.
-        self._moving = 0
+        #: Does `_recent` have all that it should?
+        self._read = False
+        #: What is in the table; None: not known.
+        self._filter: Filter | None = None
+        #: What will be in the table, as far as the sweep has come; None: no sweep has begun.
+        self._next_filter: Filter | None = None
 
     def find(self, cursor: sqlite.Cursor, marks: Sequence[bytes], now: int) -> dict[bytes, Stored]:
         """Of these marks those that are known and not over, with what became of their messages."""
-        self._catch_up(cursor)
+        recent = self._recent
+        if not self._read:
+            for mark, message, key, expires in sqlite.read_recent_resends(cursor):
+                recent[mark] = _Known(message, key, expires)
+            self._read = True
         found: dict[bytes, Stored] = {}
         elsewhere: list[bytes] = []
-        recent = self._recent
         for mark in marks:
             known = recent.get(mark)
             if known is None:
-                elsewhere.append(mark)
+                if self._filter is None or self._filter.may_have(mark):
+                    elsewhere.append(mark)
             elif known.expires > now:
                 found[mark] = Stored(known.message, (known.key,), resent=True)
         for mark, message, key, expires in sqlite.find_resends(cursor, elsewhere):
@@ -52,32 +81,40 @@ class Resends:
                 found[mark] = Stored(message, (key,), resent=True)
         return found
 
-    def add(self, cursor: sqlite.Cursor, values: list[Any], now: int) -> None:
-        """Add resends: message, mark, key, when it is over of each; messages rising."""
-        sqlite.add_recent_resends(cursor, values)
-        self._added = values
-        if values and len(self._recent) + len(values) // 4 > self._most_recent:
-            sqlite.move_recent_resends(cursor, now)
-            self._moving = values[-4]
+    def add(self, cursor: sqlite.Cursor, added: Sequence[tuple[bytes, int, int, int]], now: int) -> None:
+        """These stand in the database now: mark, message, key, when it is over, of each; messages rising. After
+        `find`."""
+        recent = self._recent
+        for mark, message, key, expires in added:
+            recent[mark] = _Known(message, key, expires)
+        if len(recent) > self._most_recent:
+            sqlite.move_recent_resends(cursor, added[-1][1], now)
+            for marks in (self._filter, self._next_filter):
+                if marks is not None:
+                    marks.add(recent)
+            recent.clear()
 
-    def _catch_up(self, cursor: sqlite.Cursor) -> None:
-        first, last = sqlite.recent_resends(cursor)
-        if self._moving:
-            if first > self._moving or not first:
-                self._recent.clear()
-            self._moving = 0
-        added, self._added = self._added, []
-        if last > self._last:
-            if not added or added[-4] != last or added[0] <= self._last:
-                added = sqlite.read_recent_resends(cursor, self._last)
-            for at in range(0, len(added), 4):
-                message, mark, key, expires = added[at : at + 4]
-                self._recent[mark] = _Known(message, key, expires)
-            self._last = last
+    def forget(self) -> None:
+        """Of what memory holds nothing need be true any more. (The filters may have too much; that costs little.)"""
+        self._recent.clear()
+        self._read = False
+
+    def sweep_begins(self) -> None:
+        """All marks of the table are about to be told, a step at a time."""
+        self._next_filter = Filter()
+
+    def swept(self, marks: Iterable[bytes]) -> None:
+        """These stand in the table, or did a moment ago."""
+        if self._next_filter is not None:
+            self._next_filter.add(marks)
+
+    def sweep_ended(self) -> None:
+        if self._next_filter is not None:
+            self._filter, self._next_filter = self._next_filter, None
 
 
 def mark_of(message: NewMessage) -> bytes:
     """By what a message is recognised; b"" where it is not. What one sender sent stands together when it is sorted."""
     if message.resend is None:
         return b""
-    return message.timelines[0].owner.to_bytes(8, "big", signed=True) + message.resend.digest
+    return message.timelines[message.own].owner.to_bytes(8, "big", signed=True) + message.resend.digest

@@ -4,19 +4,19 @@ A statement lets go of the GIL once, however many rows it has, and may then wait
 SQLAlchemy's own way of many rows (executemany) lets go at every row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from imserver.model import EMPTY_TIMELINE
+from imserver.model import EMPTY_TIMELINE, TimelineKey
 
 #: Rows in one statement, at most; and those of which there are multiples (below: each number of rows).
 _MOST_ROWS: Final = 256
 _STEP: Final = 16
 
 
-_decode_heads = msgspec.json.Decoder(list[tuple[int, int, int, int]]).decode
+_decode_heads = msgspec.json.Decoder(list[tuple[int, int, int, int | None]]).decode
 
 
 class Cursor(Protocol):
@@ -57,37 +57,33 @@ class _Rows:
 
 
 _FIND_RESENDS = _Rows("SELECT digest, message, sync_key, expires FROM resend WHERE digest IN (", "?", ")")
-_TAKE_KEYS = _Rows(
-    "INSERT INTO timeline (appid, kind, owner, last) VALUES ",
-    "(?,?,?,?)",
-    # What is inserted stands for a timeline that was empty, at 1; only what is above that is added to an old one.
-    " ON CONFLICT (appid, kind, owner) DO UPDATE SET last = last + excluded.last - 1",
-)
 _HEADS = _Rows(
     # In one row: the driver lets go of the GIL for each.
-    "SELECT json_group_array(json_array(appid, kind, owner, last)) FROM (VALUES ",
+    "SELECT json_group_array(json_array(column1, column2, column3, (SELECT max(sync_key) FROM entry"
+    " WHERE appid = column1 AND kind = column2 AND owner = column3))) FROM (VALUES ",
     "(?,?,?)",
-    ") AS asked CROSS JOIN timeline ON appid = asked.column1 AND kind = asked.column2 AND owner = asked.column3",
+    ") AS asked",
 )
-_ADD_MESSAGES = _Rows("INSERT INTO message (command, flag, created, body) VALUES ", "(?,?,?,?)")
+_ADD_MESSAGES = _Rows(
+    "INSERT INTO message (command, flag, created, body, resend, resend_key, resend_expires) VALUES ", "(?,?,?,?,?,?,?)"
+)
 _ADD_ENTRIES = _Rows(
     "INSERT INTO entry (appid, kind, owner, sync_key, message, device) VALUES ",
     "(?,?,?,?,?,?)",
 )
-_ADD_RECENT_RESENDS = _Rows("INSERT INTO resend_recent (message, digest, sync_key, expires) VALUES ", "(?,?,?,?)")
-# In two: for both at once SQLite looks at every row.
-_RECENT_RESENDS = (
-    "SELECT coalesce((SELECT min(message) FROM resend_recent), 0),"
-    " coalesce((SELECT max(message) FROM resend_recent), 0)"
+_READ_RECENT_RESENDS = (
+    "SELECT resend, id, resend_key, resend_expires FROM message"
+    " WHERE id > (SELECT coalesce(max(message), 0) FROM resend_moved) AND resend IS NOT NULL ORDER BY id"
 )
-_READ_RECENT_RESENDS = "SELECT message, digest, sync_key, expires FROM resend_recent WHERE message > ? ORDER BY message"
 _MOVE_RECENT_RESENDS = (
     "INSERT INTO resend (digest, message, sync_key, expires)"
-    " SELECT digest, message, sync_key, expires FROM resend_recent WHERE expires > ? ORDER BY digest, message"
+    " SELECT resend, id, resend_key, resend_expires FROM message"
+    " WHERE id > (SELECT coalesce(max(message), 0) FROM resend_moved) AND resend_expires > ? ORDER BY resend, id"
     " ON CONFLICT (digest) DO UPDATE SET"
     " message = excluded.message, sync_key = excluded.sync_key, expires = excluded.expires"
 )
-_CLEAR_RECENT_RESENDS = "DELETE FROM resend_recent"
+_CLEAR_MOVED = "DELETE FROM resend_moved"
+_SET_MOVED = "INSERT INTO resend_moved (message) VALUES (?)"
 _SAVE_KEYS = _Rows(
     "INSERT INTO saved_key (appid, uid, group_id, sync_key) VALUES ",
     "(?,?,?,?)",
@@ -104,26 +100,18 @@ def find_resends(cursor: Cursor, digests: list[bytes]) -> list[tuple[bytes, int,
     return found
 
 
-def take_keys(cursor: Cursor, counts: dict[tuple[int, int, int], int]) -> dict[tuple[int, int, int], int]:
-    """Take so many keys of each timeline (appid, kind, owner). Gives the last that was taken of each. The timelines
-    come in order, so that two nodes do not wait for each other."""
-    taken: list[int] = []
-    asked: list[int] = []
-    for (appid, kind, owner), count in sorted(counts.items()):
-        taken += (appid, kind, owner, count + EMPTY_TIMELINE)
-        asked += (appid, kind, owner)
-    for _ in _TAKE_KEYS.execute(cursor, taken):
-        pass
-    last: dict[tuple[int, int, int], int] = {}
+def heads(cursor: Cursor, timelines: Iterable[TimelineKey]) -> Iterator[tuple[TimelineKey, int]]:
+    """Each of these timelines with the key of its newest entry."""
+    asked = [number for timeline in timelines for number in timeline]
     for _ in _HEADS.execute(cursor, asked):
-        [(heads,)] = cursor.fetchall()
-        for appid, kind, owner, key in _decode_heads(heads):
-            last[appid, kind, owner] = key
-    return last
+        [(found,)] = cursor.fetchall()
+        for appid, kind, owner, key in _decode_heads(found):
+            yield TimelineKey(appid, kind, owner), key or EMPTY_TIMELINE
 
 
 def add_messages(cursor: Cursor, values: list[Any]) -> list[int]:
-    """Add messages: command, flag, created, body of each. Gives their ids, in order."""
+    """Add messages: command, flag, created, body, resend mark, its key, when that is over, of each. Gives their ids,
+    in order."""
     ids: list[int] = []
     for size in _ADD_MESSAGES.execute(cursor, values):
         # Nobody else writes, so that the rows of a statement have ids in a row.
@@ -138,29 +126,18 @@ def add_entries(cursor: Cursor, values: list[int]) -> None:
         pass
 
 
-def recent_resends(cursor: Cursor) -> tuple[int, int]:
-    """The oldest and the newest message of the recent resends; 0 and 0 where there are none."""
-    cursor.execute(_RECENT_RESENDS)
-    [(first, last)] = cursor.fetchall()
-    return first, last
+def read_recent_resends(cursor: Cursor) -> list[tuple[bytes, int, int, int]]:
+    """The resends that were not moved, in the order of their messages: mark, message, key, when it is over, of each."""
+    cursor.execute(_READ_RECENT_RESENDS)
+    return cursor.fetchall()
 
 
-def read_recent_resends(cursor: Cursor, after: int) -> list[Any]:
-    """Of the recent resends after a message, in order: message, digest, key, when it is over, of each."""
-    cursor.execute(_READ_RECENT_RESENDS, (after,))
-    return [value for row in cursor.fetchall() for value in row]
-
-
-def add_recent_resends(cursor: Cursor, values: list[Any]) -> None:
-    """Add recent resends: message, digest, key, when it is over, of each."""
-    for _ in _ADD_RECENT_RESENDS.execute(cursor, values):
-        pass
-
-
-def move_recent_resends(cursor: Cursor, now: int) -> None:
-    """Move the recent resends that are not over to the ordered ones."""
+def move_recent_resends(cursor: Cursor, last: int, now: int) -> None:
+    """Copy the resends that were not moved, up to this message, the newest, to the ordered ones, unless they are
+    over."""
     cursor.execute(_MOVE_RECENT_RESENDS, (now,))
-    cursor.execute(_CLEAR_RECENT_RESENDS)
+    cursor.execute(_CLEAR_MOVED)
+    cursor.execute(_SET_MOVED, (last,))
 
 
 def save_keys(cursor: Cursor, values: list[int]) -> None:

@@ -13,6 +13,7 @@ from imserver.database.lanes import ReadLane, WriteLane
 from imserver.interfaces import ITimelines, WallClock
 from imserver.model import EMPTY_TIMELINE, Entry, NewMessage, Stored, TimelineKey
 from imserver.storage import sqlite
+from imserver.storage.heads import Heads
 from imserver.storage.resends import MOST_RECENT, Resends, mark_of
 
 #: What a waiting message costs besides its body, and each of its timelines, in bytes, about.
@@ -45,9 +46,10 @@ class Timelines:
         self._reads = reads
         self._now = now
         self._page_bytes = page_bytes
-        self._messages = writes.group("message", self._write)
+        self._heads = Heads()
+        self._messages = writes.group("message", self._write, self._undone)
         self._sweeps = writes.group("resend", self._sweep)
-        self._heads = reads.group("head", _heads)
+        self._head_reads = reads.group("head", _read_heads)
         #: Up to where the sweep has come, and how many resends were added since it last went on.
         self._swept = b""
         self._unswept = 0
@@ -59,7 +61,7 @@ class Timelines:
         return self._messages.submit(message, size)
 
     def head(self, timeline: TimelineKey) -> Deferred[int]:
-        return self._heads.submit(timeline)
+        return self._head_reads.submit(timeline)
 
     def read(self, timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
         page = partial(_page, timeline=timeline, after=after, limit=limit, page_bytes=self._page_bytes)
@@ -92,83 +94,82 @@ class Timelines:
         cursor: Any = connection.connection.cursor()
         now = int(self._now())
         marks = [mark_of(message) for message in messages]
-        asked = [mark for mark in marks if mark]
-        #: What is known of each mark. None: it is the mark of a message that is to be stored.
-        known: dict[bytes, Stored | None] = {}
-        if asked:
-            known.update(self._resends.find(cursor, asked, now))
-        fresh = []
-        for message, mark in zip(messages, marks, strict=True):
+        known = self._resends.find(cursor, [mark for mark in marks if mark], now)
+        heads = self._heads
+        heads.learn(cursor, [timeline for message in messages for timeline in message.timelines])
+        results: list[Any] = [None] * len(messages)
+        #: What is to be stored: where its result goes, the message, its mark, its keys.
+        fresh: list[tuple[int, NewMessage, bytes, tuple[int, ...]]] = []
+        #: What was submitted again while the first waited.
+        again: list[tuple[int, bytes]] = []
+        first: dict[bytes, Stored | None] = {}
+        values: list[Any] = []
+        for at, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             if mark:
                 if mark in known:
+                    results[at] = known[mark]
                     continue
-                known[mark] = None
-            fresh.append(message)
-        added = iter(_add(cursor, fresh))
-        results = []
-        resends: list[Any] = []
-        for message, mark in zip(messages, marks, strict=True):
-            stored = known[mark] if mark else None
-            if stored is None:
-                stored = next(added)
-                if message.resend is not None:
-                    key = stored.keys[0]
-                    known[mark] = Stored(stored.message, (key,), resent=True)
-                    resends += (stored.message, mark, key, now + message.resend.window)
-            results.append(stored)
-        self._resends.add(cursor, resends, now)
+                if mark in first:
+                    again.append((at, mark))
+                    continue
+                first[mark] = None
+            given = []
+            for timeline in message.timelines:
+                key = heads[timeline] = heads[timeline] + 1
+                given.append(key)
+            # int: the driver takes five times as long for an IntEnum.
+            values += (int(message.command), int(message.flag), message.created, message.body)
+            if message.resend is None:
+                values += (None, None, None)
+            else:
+                values += (mark, given[message.own], now + message.resend.window)
+            fresh.append((at, message, mark, tuple(given)))
+        entries: list[int] = []
+        added: list[tuple[bytes, int, int, int]] = []
+        for (at, message, mark, keys), number in zip(fresh, sqlite.add_messages(cursor, values), strict=True):
+            own = message.own
+            for place, ((appid, kind, owner), key) in enumerate(zip(message.timelines, keys, strict=True)):
+                entries += (appid, kind, owner, key, number, message.device if place == own else 0)
+            stored = results[at] = Stored(number, keys)
+            if message.resend is not None:
+                first[mark] = stored
+                added.append((mark, number, keys[own], now + message.resend.window))
+        sqlite.add_entries(cursor, entries)
+        self._resends.add(cursor, added, now)
+        for at, mark in again:
+            stored = first[mark]
+            results[at] = Stored(stored.message, (stored.keys[messages[at].own],), resent=True)
         return results
+
+    def _undone(self) -> None:
+        """What memory has of the database may be wrong: it is read again."""
+        self._heads.clear()
+        self._resends.forget()
 
     def _sweep(self, connection: Connection, positions: Sequence[bytes]) -> list[tuple[bytes, int]]:
         """Look at some resends after each position. Gives where to go on, b"" for the beginning, and how many went."""
         now = int(self._now())
         results = []
         for after in positions:
-            last = connection.execute(_SOME_RESENDS, {"after": after}).scalar()
-            if last is None:
-                results.append((b"", 0))
+            if not after:
+                self._resends.sweep_begins()
+            marks = connection.execute(_SOME_RESENDS, {"after": after}).scalars().all()
+            self._resends.swept(marks)
+            if marks:
+                gone = connection.execute(_FORGET_RESENDS, {"after": after, "last": marks[-1], "now": now}).rowcount
+                results.append((marks[-1], gone))
             else:
-                gone = connection.execute(_FORGET_RESENDS, {"after": after, "last": last, "now": now}).rowcount
-                results.append((last, gone))
+                self._resends.sweep_ended()
+                results.append((b"", 0))
         return results
 
 
-def _add(cursor: Any, messages: Sequence[NewMessage]) -> list[Stored]:
-    """Add messages and their entries, each with the next key of its timeline."""
-    counts: dict[tuple[int, int, int], int] = {}
-    values: list[Any] = []
-    for message in messages:
-        # int: the driver takes five times as long for an IntEnum.
-        values += (int(message.command), int(message.flag), message.created, message.body)
-        for appid, kind, owner in message.timelines:
-            timeline = (appid, int(kind), owner)
-            counts[timeline] = counts.get(timeline, 0) + 1
-    #: The last key of each timeline that was given away: at first none of those that were taken.
-    given = {timeline: last - counts[timeline] for timeline, last in sqlite.take_keys(cursor, counts).items()}
-    entries: list[int] = []
-    stored = []
-    for message, number in zip(messages, sqlite.add_messages(cursor, values), strict=True):
-        device = message.device
-        keys = []
-        for appid, kind, owner in message.timelines:
-            timeline = (appid, int(kind), owner)
-            key = given[timeline] = given[timeline] + 1
-            keys.append(key)
-            entries += (*timeline, key, number, device)
-            device = 0
-        stored.append(Stored(number, tuple(keys)))
-    sqlite.add_entries(cursor, entries)
-    return stored
-
-
-_some = (
+_SOME_RESENDS = (
     select(schema.resend.c.digest)
     .where(schema.resend.c.digest > bindparam("after"))
     .order_by(schema.resend.c.digest)
     .limit(_SWEEP_STEP)
-    .subquery()
 )
-_SOME_RESENDS = select(func.max(_some.c.digest))
 _FORGET_RESENDS = delete(schema.resend).where(
     schema.resend.c.digest > bindparam("after"),
     schema.resend.c.digest <= bindparam("last"),
@@ -177,10 +178,10 @@ _FORGET_RESENDS = delete(schema.resend).where(
 
 # On the read lane's threads.
 
-_HEAD = select(schema.timeline.c.last).where(
-    schema.timeline.c.appid == bindparam("appid"),
-    schema.timeline.c.kind == bindparam("kind"),
-    schema.timeline.c.owner == bindparam("owner"),
+_HEAD = select(func.max(schema.entry.c.sync_key)).where(
+    schema.entry.c.appid == bindparam("appid"),
+    schema.entry.c.kind == bindparam("kind"),
+    schema.entry.c.owner == bindparam("owner"),
 )
 _PAGE = (
     select(
@@ -202,7 +203,7 @@ _PAGE = (
 )
 
 
-def _heads(connection: Connection, timelines: Sequence[TimelineKey]) -> list[int]:
+def _read_heads(connection: Connection, timelines: Sequence[TimelineKey]) -> list[int]:
     return [connection.execute(_HEAD, _of(timeline)).scalar() or EMPTY_TIMELINE for timeline in timelines]
 
 
@@ -221,4 +222,4 @@ def _page(connection: Connection, timeline: TimelineKey, after: int, limit: int,
 
 
 def _of(timeline: TimelineKey) -> dict[str, int]:
-    return {"appid": timeline.appid, "kind": int(timeline.kind), "owner": timeline.owner}
+    return {"appid": timeline.appid, "kind": timeline.kind, "owner": timeline.owner}

@@ -1,6 +1,7 @@
 """What the SQL timelines promise besides their interface: restarts, failures, ids, the sweep of resends."""
 
 from collections.abc import AsyncIterator, Callable
+from hashlib import blake2b
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from imserver.interfaces import Unavailable
 from imserver.model import USER_TIMELINE, Entry, NewMessage, Resend, Stored, TimelineKey, UserKey
-from imserver.storage import sqlite, sync_keys
+from imserver.storage import heads, resends, sqlite, sync_keys
 from imserver.storage import timelines as module
 from tests.contract.sql_storage import SqlStorage
 from tests.leaks import FlushLoggedErrors
@@ -75,16 +76,32 @@ async def test_a_bad_message_takes_no_other_with_it(
 
 @pytest_twisted.ensureDeferred
 async def test_a_failed_transaction_leaves_nothing(storage: SqlStorage, flush_logged_errors: FlushLoggedErrors) -> None:
-    """Where the entries fail neither heads nor messages nor resends stay behind."""
+    """Where the entries fail neither messages, keys nor resends stay behind, on disk or in memory."""
     await storage.timelines.store(message(b"1", ALICE))
-    await storage.change(lambda connection: connection.execute(text("INSERT INTO entry VALUES (7, 0, 1, 3, 1, 0)")))
-    failed = storage.timelines.store(message(b"2", BOB, ALICE, digest=b"d"))
-    results: list[tuple[bool, Any]] = await DeferredList([failed], consumeErrors=True)
+    refusing = "CREATE TRIGGER refusing BEFORE INSERT ON entry BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    await storage.change(lambda connection: connection.execute(text(refusing)))
+    second = message(b"2", BOB, ALICE, digest=b"d")
+    results: list[tuple[bool, Any]] = await DeferredList([storage.timelines.store(second)], consumeErrors=True)
     assert results[0][1].check(Unavailable)
     assert len(flush_logged_errors()) == 1
-    for table, rows in (("message", 1), ("timeline", 1), ("resend", 0), ("entry", 2)):
+    for table, rows in (("message", 1), ("resend", 0), ("entry", 1)):
         assert await storage.rows(f"SELECT count(*) FROM {table}") == [(rows,)], table  # noqa: S608  of this test
     assert await storage.timelines.head(ALICE) == 2
+    await storage.change(lambda connection: connection.execute(text("DROP TRIGGER refusing")))
+    assert (await storage.timelines.store(second)).keys == (2, 3)
+    assert (await storage.timelines.store(second)).resent
+
+
+@pytest_twisted.ensureDeferred
+async def test_heads_that_memory_let_go_are_read_again(storage: SqlStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory has room for so many heads; those of the transaction under way stay in it."""
+    monkeypatch.setattr(heads, "_MOST", 3)
+    for n in range(4):
+        for one in range(2):
+            stored = await storage.timelines.store(message(b"x", user(n), user(n + 1)))
+            assert stored.keys == (2 + one + 2 * (n > 0), 2 + one)
+    keys = [list(await storage.timelines.read(user(n), 0, 10)) for n in range(5)]
+    assert [[entry.key for entry in entries] for entries in keys] == [[2, 3], *[[2, 3, 4, 5]] * 3, [2, 3]]
 
 
 @pytest_twisted.ensureDeferred
@@ -215,14 +232,14 @@ async def test_no_statement_looks_at_a_whole_table(storage: SqlStorage) -> None:
 
     def read(connection: Connection) -> None:
         listen(connection)
-        assert module._heads(connection, [ALICE]) == [2]
+        assert module._read_heads(connection, [ALICE]) == [2]
         assert len(module._page(connection, ALICE, 0, 10, 1000)) == 1
         assert sync_keys._read(connection, [sync_keys._Place(UserKey(7, 1), 0)]) == [5]
         silence(connection)
 
     await storage.database.reads.read("test", read)
     statements = [text for text in said if text.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))]
-    assert len(statements) >= 11
+    assert len(statements) >= 8
     for statement in statements:
         plan = await storage.rows("EXPLAIN QUERY PLAN " + statement.replace(":", r"\:"))
         steps = [detail for *_numbers, detail in plan]
@@ -259,9 +276,10 @@ async def test_resends_that_moved_are_still_known(storage: SqlStorage) -> None:
     for at in range(0, len(sent), 7):
         stored += await gatherResults([first.store(one) for one in sent[at : at + 7]])
     assert not any(each.resent for each in stored)
-    [(recent,)] = await storage.rows("SELECT count(*) FROM resend_recent")
+    recent = "SELECT count(*) FROM message WHERE id > (SELECT max(message) FROM resend_moved)"
+    [(recently,)] = await storage.rows(recent)
     [(ordered,)] = await storage.rows("SELECT count(*) FROM resend")
-    assert (recent > 0, ordered > 0, recent + ordered) == (True, True, 35)
+    assert (recently > 0, ordered > 0, recently + ordered) == (True, True, 35)
     after_restart = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, few)
     for timelines in (first, after_restart):
         again = await gatherResults([timelines.store(one) for one in sent])
@@ -279,8 +297,8 @@ async def test_a_move_that_failed_forgets_nothing(
     await gatherResults([timelines.store(one) for one in sent])
     move = sqlite.move_recent_resends
 
-    def move_and_fail(cursor: Any, now: int) -> None:
-        move(cursor, now)
+    def move_and_fail(cursor: Any, last: int, now: int) -> None:
+        move(cursor, last, now)
         raise ZeroDivisionError
 
     monkeypatch.setattr(sqlite, "move_recent_resends", move_and_fail)
@@ -294,3 +312,40 @@ async def test_a_move_that_failed_forgets_nothing(
     assert not (await timelines.store(lost)).resent
     assert (await timelines.store(lost)).resent
     assert all(each.resent for each in await gatherResults([timelines.store(one) for one in sent]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_sweep_only_what_may_be_old_is_looked_up(
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter in memory knows of new messages that they are in no table; what moved before or after is found."""
+    database = storage.database
+    timelines = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, 5)
+    looked_up: list[bytes] = []
+    find = sqlite.find_resends
+
+    def finding(cursor: Any, digests: list[bytes]) -> list[tuple[bytes, int, int, int]]:
+        looked_up.extend(digests)
+        return find(cursor, digests)
+
+    monkeypatch.setattr(sqlite, "find_resends", finding)
+    sent = [message(b"m%d" % n, ALICE, digest=blake2b(b"%d" % n, digest_size=16).digest()) for n in range(40)]
+    for one in sent[:20]:
+        await timelines.store(one)
+    assert len(looked_up) == 20
+    await timelines.forget_resends()
+    looked_up.clear()
+    for one in sent[20:]:
+        assert not (await timelines.store(one)).resent
+    assert looked_up == []
+    assert all([(await timelines.store(one)).resent for one in sent])
+    assert len(looked_up) >= 30
+
+
+def test_a_filter_never_denies_what_it_has() -> None:
+    """And seldom has what it was not given."""
+    marks = [blake2b(b"%d" % n, digest_size=24).digest() for n in range(20_000)]
+    known = resends.Filter()
+    known.add(marks[:10_000])
+    assert all(known.may_have(mark) for mark in marks[:10_000])
+    assert sum(known.may_have(mark) for mark in marks[10_000:]) < 100

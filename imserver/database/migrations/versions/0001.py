@@ -11,6 +11,7 @@ down_revision = None
 def upgrade() -> None:
     number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     digest = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+    resend = sa.LargeBinary(24).with_variant(mysql.BINARY(24), "mysql", "mariadb")
     op.create_table(
         "message",
         sa.Column("id", number, primary_key=True, autoincrement=True),
@@ -18,6 +19,9 @@ def upgrade() -> None:
         sa.Column("flag", sa.SmallInteger, nullable=False),
         sa.Column("created", sa.BigInteger, nullable=False, comment="seconds since 1970"),
         sa.Column("body", sa.LargeBinary, nullable=False, comment="layout of protocol version 2"),
+        sa.Column("resend", resend, comment="by what it is recognised when it comes again"),
+        sa.Column("resend_key", sa.BigInteger, comment="then its sync key in the timeline whose key the ACK carries"),
+        sa.Column("resend_expires", sa.BigInteger, comment="and until when, in seconds since 1970"),
         sqlite_autoincrement=True,
     )
     op.create_table(
@@ -31,33 +35,19 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "timeline",
-        sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("kind", sa.SmallInteger, primary_key=True, autoincrement=False),
-        sa.Column("owner", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("last", sa.BigInteger, nullable=False),
-        sqlite_with_rowid=False,
-    )
-    op.create_table(
         "resend",
         sa.Column(
             "digest",
-            sa.LargeBinary(24).with_variant(mysql.BINARY(24), "mysql", "mariadb"),
+            resend,
             primary_key=True,
-            comment="owner of the first timeline, then the message's digest",
+            comment="the sender's uid, then the message's digest",
         ),
         sa.Column("message", sa.BigInteger, nullable=False),
         sa.Column("sync_key", sa.BigInteger, nullable=False, comment="in the timeline whose key the ACK carries"),
         sa.Column("expires", sa.BigInteger, nullable=False, comment="seconds since 1970"),
         sqlite_with_rowid=False,
     )
-    op.create_table(
-        "resend_recent",
-        sa.Column("message", number, primary_key=True, autoincrement=False),
-        sa.Column("digest", sa.LargeBinary(24).with_variant(mysql.BINARY(24), "mysql", "mariadb"), nullable=False),
-        sa.Column("sync_key", sa.BigInteger, nullable=False),
-        sa.Column("expires", sa.BigInteger, nullable=False),
-    )
+    op.create_table("resend_moved", sa.Column("message", number, primary_key=True, autoincrement=False))
     op.create_table(
         "saved_key",
         sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
