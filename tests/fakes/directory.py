@@ -1,8 +1,9 @@
 """A directory in memory. tests/contract holds it to what the one on SQL does."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from hashlib import md5
 from itertools import count
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from twisted.internet.defer import Deferred, execute, fail
 from zope.interface import implementer
 
 from imserver.interfaces import AlreadyExists, IAccounts, IDirectory, NotFound, Unavailable
-from imserver.model import App, SignIn, UserKey, UserSettings
+from imserver.model import App, Conversation, SignIn, UserKey, UserSettings
 from imserver.protocol.commands import Platform
 
 Result = TypeVar("Result")
@@ -26,10 +27,15 @@ class FakeDirectory:
         #: Sign-ins that wait: what answers each, and whom.
         self._held: list[tuple[Callable[[], SignIn | None], Deferred[SignIn | None]]] | None = None
         self._apps: dict[int, App] = {}
+        #: What the back end of each app sends as its password.
+        self._passwords: dict[int, bytes] = {}
         #: Token -> user, in the order of issue.
         self._tokens: dict[str, UserKey] = {}
         self._users: dict[UserKey, UserSettings] = {}
         self._devices: dict[tuple[bytes, int], int] = {}
+        self._not_to_disturb: set[tuple[UserKey, Conversation]] = set()
+        #: Push tokens by kind.
+        self._phones: dict[UserKey, dict[str, str]] = {}
 
     def add_user(self, token: str, user: UserKey) -> None:
         """Make a token of one's own choice, and its app if need be."""
@@ -83,9 +89,14 @@ class FakeDirectory:
             if number in self._apps:
                 raise AlreadyExists(f"there is an app {number} already")
             self._apps[number] = App(number, name)
-            return number, secrets.token_urlsafe()
+            return number, self._new_secret(number)
 
         return self._answer(create)
+
+    def _new_secret(self, appid: int) -> str:
+        secret = secrets.token_urlsafe()
+        self._passwords[appid] = md5(secret.encode(), usedforsecurity=False).hexdigest().encode()
+        return secret
 
     def apps(self) -> Deferred[Sequence[App]]:
         return self._answer(lambda: [self._apps[appid] for appid in sorted(self._apps)])
@@ -147,6 +158,54 @@ class FakeDirectory:
 
         return self._answer(change)
 
+    def rotate_secret(self, appid: int) -> Deferred[str]:
+        def rotate() -> str:
+            self._require(appid)
+            return self._new_secret(appid)
+
+        return self._answer(rotate)
+
+    def check_app(self, appid: int, password: bytes) -> Deferred[bool]:
+        return self._answer(lambda: self._passwords.get(appid) == password)
+
+    def user_of_token(self, token: bytes) -> Deferred[UserKey | None]:
+        return self._answer(lambda: self._tokens.get(token.decode(errors="replace")))
+
+    def set_mute(self, user: UserKey, on: bool) -> Deferred[None]:
+        def change() -> None:
+            self._require(user.appid)
+            self._users[user] = msgspec.structs.replace(self._of(user), mute=on)
+
+        return self._answer(change)
+
+    def set_do_not_disturb(self, user: UserKey, conversation: Conversation, on: bool) -> Deferred[None]:
+        def change() -> None:
+            self._require(user.appid)
+            if on:
+                self._not_to_disturb.add((user, conversation))
+            else:
+                self._not_to_disturb.discard((user, conversation))
+
+        return self._answer(change)
+
+    def not_to_disturb(self, users: Sequence[UserKey], conversation: Conversation) -> Deferred[Collection[UserKey]]:
+        return self._answer(lambda: {user for user in users if (user, conversation) in self._not_to_disturb})
+
+    def bind_devices(self, user: UserKey, tokens: Mapping[str, str]) -> Deferred[None]:
+        def bind() -> None:
+            for holder, phone in self._phones.items():
+                if holder.appid == user.appid:
+                    _remove(phone, tokens)
+            self._phones.setdefault(user, {}).update(tokens)
+
+        return self._answer(bind)
+
+    def unbind_devices(self, user: UserKey, tokens: Mapping[str, str]) -> Deferred[None]:
+        return self._answer(lambda: _remove(self._phones.get(user, {}), tokens))
+
+    def bound_devices(self, users: Sequence[UserKey]) -> Deferred[Mapping[UserKey, Mapping[str, str]]]:
+        return self._answer(lambda: {user: dict(self._phones[user]) for user in users if self._phones.get(user)})
+
     def _of(self, user: UserKey) -> UserSettings:
         tokens = list(self._tokens.values()).count(user)
         return msgspec.structs.replace(self._users.get(user, UserSettings(user)), tokens=tokens)
@@ -159,3 +218,10 @@ class FakeDirectory:
         if self.unavailable:
             return fail(Unavailable("as the test wants it"))
         return execute(do)
+
+
+def _remove(phone: dict[str, str], tokens: Mapping[str, str]) -> None:
+    """Take these tokens, and no other of their kinds, from a phone."""
+    for kind, token in tokens.items():
+        if phone.get(kind) == token:
+            del phone[kind]
