@@ -1,7 +1,8 @@
 """The tables. What stands here and what the migrations build is kept equal by a test.
 
-`message`, `entry`, `resend`, `resend_moved` and `saved_key` are storage's; `app`, `token`, `user` and
-`device` are the directory's.
+`message`, `entry`, `resend`, `resend_moved` and `saved_key` are storage's; the others are the directory's.
+`group`, `group_member`, `friend` and `blacklist` may be shared with a back end, which knows them by these columns
+(ecosystem.md, SQL: groups and relations) and leaves empty what it does not use.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table
@@ -101,6 +102,33 @@ user = Table(
     Column("forbidden", SmallInteger, nullable=False, server_default="0"),
     Column("notification_on", SmallInteger, nullable=False, server_default="0"),
     Column("unread", Integer, nullable=False, server_default="0"),
+    Column("mute", SmallInteger, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+)
+
+#: From what no offline pushes are wanted. By the conversation first: it is asked about for all members of a group.
+do_not_disturb = Table(
+    "do_not_disturb",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("is_group", SmallInteger, primary_key=True, autoincrement=False),
+    Column("other", BigInteger, primary_key=True, autoincrement=False, comment="uid or group id"),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False, comment="who is not to be disturbed"),
+    sqlite_with_rowid=False,
+)
+
+#: Push tokens of phones: of a user one of each kind. Found by their hash, which any database takes into a key, and
+#: compares byte by byte.
+push_token = Table(
+    "push_token",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(16), primary_key=True, comment="apns, gcm, ... as in POST /device/bind"),
+    Column("token", String(4096), nullable=False),
+    Column("sha256", _Digest32, nullable=False),
+    Column("timestamp", BigInteger, nullable=False, comment="when it was bound, seconds since 1970"),
+    Index("push_token_holder", "appid", "kind", "sha256", unique=True),
     sqlite_with_rowid=False,
 )
 
@@ -112,4 +140,52 @@ device = Table(
     Column("device", _Device, nullable=False),
     Column("platform", SmallInteger, nullable=False),
     Index("device_pair", "device", "platform", unique=True),
+)
+
+#: Ids are never given twice: the timeline of a group that is gone would be that of the next.
+group = Table(
+    "group",
+    metadata,
+    Column("id", _RowNumber, primary_key=True, autoincrement=True),
+    Column("appid", BigInteger, nullable=False),
+    Column("master", BigInteger),
+    Column("super", SmallInteger, server_default="0"),
+    Column("name", String(255), server_default=""),
+    Column("notice", String(255), server_default=""),
+    Column("deleted", SmallInteger, server_default="0"),
+    sqlite_autoincrement=True,
+)
+
+group_member = Table(
+    "group_member",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("timestamp", BigInteger, comment="when they joined, seconds since 1970"),
+    Column("nickname", String(255), server_default=""),
+    Column("mute", SmallInteger, server_default="0"),
+    Column("deleted", SmallInteger, server_default="0"),
+    sqlite_with_rowid=False,
+)
+
+#: `friend_uid` is a friend of `uid`.
+friend = Table(
+    "friend",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("friend_uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("timestamp", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+#: `friend_uid` may not write to `uid`.
+blacklist = Table(
+    "blacklist",
+    metadata,
+    Column("appid", BigInteger, primary_key=True, autoincrement=False),
+    Column("uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("friend_uid", BigInteger, primary_key=True, autoincrement=False),
+    Column("timestamp", BigInteger),
+    sqlite_with_rowid=False,
 )

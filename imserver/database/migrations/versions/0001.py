@@ -82,8 +82,28 @@ def upgrade() -> None:
         sa.Column("forbidden", sa.SmallInteger, nullable=False, server_default="0"),
         sa.Column("notification_on", sa.SmallInteger, nullable=False, server_default="0"),
         sa.Column("unread", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("mute", sa.SmallInteger, nullable=False, server_default="0"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "do_not_disturb",
+        sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("is_group", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("other", sa.BigInteger, primary_key=True, autoincrement=False, comment="uid or group id"),
+        sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False, comment="who is not to be disturbed"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "push_token",
+        sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("kind", sa.String(16), primary_key=True, comment="apns, gcm, ... as in POST /device/bind"),
+        sa.Column("token", sa.String(4096), nullable=False),
+        sa.Column("sha256", digest, nullable=False),
+        sa.Column("timestamp", sa.BigInteger, nullable=False, comment="when it was bound, seconds since 1970"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("push_token_holder", "push_token", ["appid", "kind", "sha256"], unique=True)
     op.create_table(
         "device",
         sa.Column("number", number, primary_key=True, autoincrement=True),
@@ -95,3 +115,33 @@ def upgrade() -> None:
         sa.Column("platform", sa.SmallInteger, nullable=False),
     )
     op.create_index("device_pair", "device", ["device", "platform"], unique=True)
+    op.create_table(
+        "group",
+        sa.Column("id", number, primary_key=True, autoincrement=True),
+        sa.Column("appid", sa.BigInteger, nullable=False),
+        sa.Column("master", sa.BigInteger),
+        sa.Column("super", sa.SmallInteger, server_default="0"),
+        sa.Column("name", sa.String(255), server_default=""),
+        sa.Column("notice", sa.String(255), server_default=""),
+        sa.Column("deleted", sa.SmallInteger, server_default="0"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "group_member",
+        sa.Column("group_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("timestamp", sa.BigInteger, comment="when they joined, seconds since 1970"),
+        sa.Column("nickname", sa.String(255), server_default=""),
+        sa.Column("mute", sa.SmallInteger, server_default="0"),
+        sa.Column("deleted", sa.SmallInteger, server_default="0"),
+        sqlite_with_rowid=False,
+    )
+    for name in ("friend", "blacklist"):
+        op.create_table(
+            name,
+            sa.Column("appid", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("friend_uid", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("timestamp", sa.BigInteger),
+            sqlite_with_rowid=False,
+        )
