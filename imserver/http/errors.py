@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from imserver.http.calls import Refused, Reply
-from imserver.interfaces import AlreadyExists, NotFound, Unavailable
+from imserver.interfaces import AlreadyExists, Invalid, NotFound, Unavailable
 
 _log = Logger()
 
@@ -22,7 +22,10 @@ def reply_to(failure: Failure) -> Reply:
     error = failure.value
     match error:
         case Refused():
-            return error_reply(error.status, str(error), _challenge(error.status))
+            challenge = (("WWW-Authenticate", error.challenge),) if error.status == 401 else ()
+            return error_reply(error.status, str(error), challenge)
+        case Invalid():
+            return error_reply(400, str(error))
         case NotFound():
             return error_reply(404, str(error))
         case AlreadyExists():
@@ -37,7 +40,3 @@ def reply_to(failure: Failure) -> Reply:
         case _:
             _log.failure("a call over HTTP failed", failure=failure)
             return error_reply(500, "the server failed; its log says why")
-
-
-def _challenge(status: int) -> tuple[tuple[str, str], ...]:
-    return (("WWW-Authenticate", "Bearer"),) if status == 401 else ()

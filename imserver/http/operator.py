@@ -11,8 +11,9 @@ import msgspec
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from imserver.http.calls import Call, Id, Name, Refused, Reply, Route, body, id_in_path, json
+from imserver.http.calls import Call, Id, Name, Refused, Reply, Route, authorization, body, id_in_path, json
 from imserver.http.health import Readiness
+from imserver.http.settings import Settings
 from imserver.interfaces import IAccounts, IClientRegistry, IConnection, ISyncKeys, ITimelines
 from imserver.model import UserKey, UserSettings, user_timeline
 
@@ -71,6 +72,7 @@ class Operator:
         self._key = key.encode()
         self._registry = registry
         self._accounts = accounts
+        self._settings = Settings(accounts, registry)
         self._timelines = timelines
         self._sync_keys = sync_keys
         self._readiness = readiness
@@ -93,9 +95,9 @@ class Operator:
 
     def _for_operators(self, call: Call) -> Call:
         async def admit(request: IRequest, **values: str) -> Reply:
-            scheme, _, key = (request.getHeader(b"Authorization") or b"").partition(b" ")
+            scheme, key = authorization(request)
             # Not slowed down: of 192 bits and more nobody guesses one. Counted as answers with status 401.
-            if scheme.lower() != b"bearer" or not compare_digest(key, self._key):
+            if scheme != b"bearer" or not compare_digest(key, self._key):
                 raise Refused(401, "this needs the header Authorization: Bearer KEY, with the content of operator.key")
             return await call(request, **values)
 
@@ -157,16 +159,7 @@ class Operator:
         asked = body(request, _NewSettings)
         if asked == _NewSettings():
             raise Refused(400, "this takes one or more of `name`, `forbidden` and `notification_on`")
-        settings = await self._accounts.change_settings(user, asked.name, asked.forbidden, asked.notification_on)
-        for connection in self._registry.connections_of(user):
-            connection.forbidden = settings.forbidden
-            connection.notification_on = settings.notification_on
-        self._log.info(
-            "settings of {user} were changed: forbidden {forbidden}, notification_on {notification_on}",
-            user=user,
-            forbidden=settings.forbidden,
-            notification_on=settings.notification_on,
-        )
+        settings = await self._settings.change(user, asked.name, asked.forbidden, asked.notification_on)
         return json(await self._described(settings))
 
     async def _kick(self, request: IRequest, appid: str, uid: str) -> Reply:
