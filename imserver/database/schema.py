@@ -1,8 +1,8 @@
 """The tables. What stands here and what the migrations build is kept equal by a test.
 
-`message`, `entry`, `resend`, `resend_moved` and `saved_key` are storage's; the others are the directory's.
-`group`, `group_member`, `friend` and `blacklist` may be shared with a back end, which knows them by these columns
-(ecosystem.md, SQL: groups and relations) and leaves empty what it does not use.
+`message`, `entry`, `resend`, `resend_moved` and `saved_key` are storage's; `push` is the push queue's; the others are
+the directory's. `group`, `group_member`, `friend` and `blacklist` may be shared with a back end, which knows them by
+these columns (ecosystem.md, SQL: groups and relations) and leaves empty what it does not use.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table
@@ -15,6 +15,8 @@ _RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 #: MySQL takes a binary column into a key only if its length is known.
 _Resend = LargeBinary(24).with_variant(mysql.BINARY(24), "mysql", "mariadb")
 _Digest32 = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+#: MySQL's BLOB ends at 64 KiB: a content that is escaped twice is longer.
+_Payload = LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _Device = LargeBinary(255).with_variant(mysql.VARBINARY(255), "mysql", "mariadb")
 
 #: Each message once, however many timelines it stands in. An id is never given twice, not even after the newest message
@@ -140,6 +142,17 @@ device = Table(
     Column("device", _Device, nullable=False),
     Column("platform", SmallInteger, nullable=False),
     Index("device_pair", "device", "platform", unique=True),
+)
+
+#: Pushes for the webhook that wait to be delivered. An id is never given twice: by it receivers recognise a repetition.
+push = Table(
+    "push",
+    metadata,
+    Column("id", _RowNumber, primary_key=True, autoincrement=True),
+    Column("queue", String(32), nullable=False, comment="as in ecosystem.md, Redis"),
+    Column("created", BigInteger, nullable=False, comment="of the message, seconds since 1970"),
+    Column("payload", _Payload, nullable=False, comment="JSON, as push workers get it"),
+    sqlite_autoincrement=True,
 )
 
 #: Ids are never given twice: the timeline of a group that is gone would be that of the next.

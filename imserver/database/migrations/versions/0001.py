@@ -116,6 +116,19 @@ def upgrade() -> None:
     )
     op.create_index("device_pair", "device", ["device", "platform"], unique=True)
     op.create_table(
+        "push",
+        sa.Column("id", number, primary_key=True, autoincrement=True),
+        sa.Column("queue", sa.String(32), nullable=False, comment="as in ecosystem.md, Redis"),
+        sa.Column("created", sa.BigInteger, nullable=False, comment="of the message, seconds since 1970"),
+        sa.Column(
+            "payload",
+            sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb"),
+            nullable=False,
+            comment="JSON, as push workers get it",
+        ),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "group",
         sa.Column("id", number, primary_key=True, autoincrement=True),
         sa.Column("appid", sa.BigInteger, nullable=False),
