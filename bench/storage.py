@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from time import CLOCK_THREAD_CPUTIME_ID, clock_gettime, perf_counter, pthread_getcpuclockid, time
@@ -19,6 +20,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
+from twisted.python.failure import Failure
 
 from imserver.database.database import Database
 from imserver.metrics import Metrics
@@ -61,9 +63,12 @@ class Load:
             1,
             Resend(blake2b(number.to_bytes(8, "big"), digest_size=16).digest(), 600),
         )
-        self._timelines.store(message).addCallbacks(self._stored, self._done.errback, callbackArgs=(perf_counter(),))
+        self._timelines.store(message, partial(self._stored, perf_counter()))
 
-    def _stored(self, _stored: Stored, began: float) -> None:
+    def _stored(self, began: float, stored: Stored | Failure) -> None:
+        if isinstance(stored, Failure):
+            self._done.errback(stored)
+            return
         now = perf_counter()
         self.took.append(now - began)
         if now < self._end:

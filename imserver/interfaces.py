@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
 from imserver.model import (
@@ -74,6 +75,13 @@ class IConnection(Interface):
     def enqueue_non_block(push: Push) -> None:
         """Send something that may be dropped if the client does not take it: the oldest such goes first."""
 
+    def command_began() -> None:
+        """A command that stores is under way; `command_ended` will be called, once, from the reactor. So many may be
+        under way at a time (`Limits.unfinished_commands`); commands of other kinds wait for them all."""
+
+    def command_ended() -> None:
+        """One of those has been answered."""
+
     def drained() -> Deferred[None] | None:
         """None while the client takes its replies; else what fires (with None) once it has.
 
@@ -127,12 +135,14 @@ class IClientRegistry(Interface):
 class ITimelines(Interface):
     """Messages and their places in timelines, on disk."""
 
-    def store(message: NewMessage) -> Deferred[Stored]:
+    def store(message: NewMessage, settled: Callable[[Stored | Failure], None]) -> None:
         """Store a message in all of its timelines, or in none.
 
-        Messages stored one after the other get rising keys in each timeline, and their Deferreds fire in that order.
+        Calls `settled`: with `Stored` once the message is on disk (fsync), with a `Failure` of `Unavailable`
+        where it was not stored. (No Deferred: this is done for every message, and nobody chains anything to it.)
+        Messages stored one after the other get rising keys in each timeline, and are settled in that order.
 
-        Fires with `Stored` once the message is on disk (fsync). Fails with `Unavailable` where it is not.
+        Raises `Unavailable` where it is not even taken; then `settled` is not called.
         """
 
     def head(timeline: TimelineKey) -> Deferred[int]:
@@ -238,7 +248,7 @@ class IGroups(Interface):
     `NotFound`.
     """
 
-    def group(appid: int, group_id: int) -> Group | None | Deferred[Group | None]:
+    def group(appid: int, group_id: int) -> Group | Deferred[Group | None] | None:
         """The group as it stands; None: this app has no such group. At once where that is known here, else a Deferred
         that fires with the same."""
 
@@ -408,11 +418,12 @@ class IPushQueue(Interface):
 class IChat(Interface):
     """What a connection does with the frames of its client."""
 
-    def stores(command: int) -> bool:
-        """Does this command store, or nothing at all, so that it and the next one need not wait for each other?"""
+    def is_pipelined(command: int) -> bool:
+        """Does this command store, or nothing at all, so that it need not wait for those that are being stored?"""
 
     def handle(connection: IConnection, frame: Frame) -> Deferred[None] | None:
-        """Carry out a command. None if that is done, else a Deferred that fires (with None) when it is.
+        """Carry out a command. None if that is done, or has its place in storage (`IConnection.command_began`), so that
+        the next may begin; else a Deferred that fires (with None) when the next may.
 
         Raises `ProtocolError` where the frame is not a client's to send, or its body too short. The Deferred never
         fails.

@@ -1,28 +1,37 @@
 """The one way a message takes: store -> ACK -> push to local connections -> bus -> push queue."""
 
 from collections.abc import Callable
+from functools import partial
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from imserver.chat.replies import ack_with_keys, refuse
+from imserver.chat.replies import ack_of_stored, refuse
 from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, Unavailable
 from imserver.metrics import Metrics
-from imserver.model import NewMessage, Push, Stored, UserKey
-from imserver.protocol.commands import AckStatus, Flag
-from imserver.protocol.messages import Metadata, SyncNotify, stored_frame
+from imserver.model import GROUP_TIMELINE, NewMessage, Push, Stored, TimelineKey, UserKey
+from imserver.protocol.commands import AckStatus, Command, Flag
+from imserver.protocol.frame import OutFrame
+from imserver.protocol.messages import SyncGroupNotify, metadata_frame, stored_frame, sync_notify_frame
+
+#: Their entries are not pushed: clients are told that there is something to sync (protocol.md, Timelines).
+_NOT_PUSHED = frozenset((Command.GROUP_NOTIFICATION, Command.SYSTEM))
+#: Nobody's phone rings for them.
+_SILENT = frozenset((Command.GROUP_NOTIFICATION,))
 
 
-class Origin(msgspec.Struct):
-    """The client's message that is being delivered: to whom the ACK goes, and who need not be told."""
+class _Sent:
+    """A client's message on its way to disk: to whom the ACK goes."""
 
-    connection: IConnection
-    seq: int
-    arrived: float
-    #: Of the client's next messages, those that were refused: they are answered when this one is.
-    refusals: list[Deferred[None]] | None = None
+    __slots__ = ("arrived", "connection", "refusals", "seq")
+
+    def __init__(self, connection: IConnection, seq: int, arrived: float) -> None:
+        self.connection = connection
+        self.seq = seq
+        self.arrived = arrived
+        #: Of the client's next messages, those that were refused: seq and status. They are answered when this one is.
+        self.refusals: list[tuple[int, AckStatus]] | None = None
 
 
 class Delivery:
@@ -46,90 +55,130 @@ class Delivery:
         self._metrics = metrics
         self._monotonic = monotonic
         #: Of each client, the newest message on its way to disk.
-        self._newest: dict[IConnection, Origin] = {}
+        self._newest: dict[IConnection, _Sent] = {}
 
-    def store_for(
-        self, connection: IConnection, seq: int, message: NewMessage, users: tuple[UserKey, ...]
-    ) -> Deferred[None]:
-        """Store a client's message, push it, and answer: METADATA and ACK, or that it was not stored.
+    def store_for(self, connection: IConnection, seq: int, message: NewMessage, users: tuple[UserKey, ...]) -> None:
+        """Take a client's message: store it, push it, and answer: METADATA and ACK, or that it was not stored.
 
         Args:
             connection, seq: who sent it, and as what.
-            message: its timelines are those of `users`.
-            users: whom it concerns, the sender first.
-
-        Fires with None when it is answered. Never fails.
+            message: it has its place in storage when this returns.
+            users: whom it concerns: those whose timelines are the message's, in the same order, or the members of the
+                super group.
         """
-        origin = Origin(connection, seq, self._monotonic())
-        self._newest[connection] = origin
-        return self._timelines.store(message).addCallbacks(
-            self._acknowledge, self._not_stored, callbackArgs=(message, users, origin), errbackArgs=(origin,)
-        )
+        before = self._newest.get(connection)
+        sent = self._newest[connection] = _Sent(connection, seq, self._monotonic())
+        connection.command_began()
+        try:
+            self._timelines.store(message, partial(self._settle, message, users, sent))
+        except Unavailable:
+            if before is None:
+                del self._newest[connection]
+            else:
+                self._newest[connection] = before
+            self.refuse(connection, seq, AckStatus.NOT_STORED)
+            connection.command_ended()
 
-    def refuse(self, connection: IConnection, seq: int, status: AckStatus) -> Deferred[None] | None:
-        """Answer a client's message that is not accepted, after those before it (protocol.md, Order).
+    def store(self, message: NewMessage, users: tuple[UserKey, ...]) -> Deferred[None]:
+        """Store a message that no client sent, and push it. `users` as in `store_for`.
 
-        None if it is answered, else a Deferred that fires with None when it is.
+        Fires with None once it is on disk. Fails with `Unavailable`.
         """
+        stored: Deferred[Stored] = Deferred()
+        try:
+            self._timelines.store(message, stored.callback)
+        except Unavailable:
+            stored.errback()
+        return stored.addCallback(self._tell, message, users, None)
+
+    def refuse(self, connection: IConnection, seq: int, status: AckStatus) -> None:
+        """Answer a client's message that is not accepted, after those before it (protocol.md, Order)."""
         before = self._newest.get(connection)
         if before is None:
             refuse(connection, seq, status, self._metrics)
-            return None
-        turn: Deferred[None] = Deferred()
-        turn.addCallback(lambda _: refuse(connection, seq, status, self._metrics))
+            return
+        connection.command_began()
         if before.refusals is None:
             before.refusals = []
-        before.refusals.append(turn)
-        return turn
+        before.refusals.append((seq, status))
 
-    def _push(self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection) -> None:
+    def _settle(self, message: NewMessage, users: tuple[UserKey, ...], sent: _Sent, result: Stored | Failure) -> None:
+        """A client's message is on disk, or it is not."""
+        connection = sent.connection
+        if isinstance(result, Failure):
+            if result.check(Unavailable) is None:
+                self._log.failure("storing a message of {user} failed", failure=result, user=connection.user)
+            refuse(connection, sent.seq, AckStatus.NOT_STORED, self._metrics)
+        else:
+            self._tell(result, message, users, connection)
+            connection.enqueue(ack_of_stored(sent.seq, result.keys[0 if result.resent else message.own], message))
+            self._metrics.ack_seconds.observe(self._monotonic() - sent.arrived)
+        if self._newest[connection] is sent:
+            del self._newest[connection]
+        if sent.refusals is not None:
+            for seq, status in sent.refusals:
+                refuse(connection, seq, status, self._metrics)
+                connection.command_ended()
+        connection.command_ended()
+
+    def _tell(
+        self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection | None
+    ) -> None:
+        """Tell all whom a stored message concerns, but the connection that it came from."""
+        if stored.resent:
+            self._metrics.resends.inc()
+            return
+        try:
+            if message.timelines and message.timelines[0].kind == GROUP_TIMELINE:
+                offline = self._tell_super_group(stored, message, users, origin)
+            else:
+                offline = self._tell_users(stored, message, users, origin)
+            if offline and message.command not in _SILENT:
+                self._metrics.offline_pushes.inc(by=len(offline))
+                self._push_queue.push(message, offline)
+        except Exception:  # a bug, but the message is on disk, and its sender must not hear otherwise
+            self._log.failure("telling of stored message {number} failed", number=stored.message)
+
+    def _tell_users(
+        self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection | None
+    ) -> list[UserKey]:
+        """Those who got an entry in their own timelines. Gives who of them is not online."""
         pushed = stored_frame(message.command, message.flag | Flag.PUSH, message.body)
         offline: list[UserKey] = []
-        registry, bus = self._registry, self._bus
-        sender = users[0]
+        registry, bus, sender = self._registry, self._bus, message.sender
         for user, timeline, key in zip(users, message.timelines, stored.keys, strict=True):
-            is_sender = user is sender
-            device = message.device if is_sender else 0
-            connections = [
-                connection
-                for connection in registry.connections_of(user)
-                if connection is not origin and not (device and connection.device == device)
-            ]
+            is_sender = user == sender
+            connections = registry.connections_of(user)
             if connections or not bus.alone:
-                notify = SyncNotify(key).frame()
-                push = Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify)
+                push = _push(message, timeline, key, pushed)
+                device = message.device if is_sender else 0
                 for connection in connections:
-                    connection.enqueue_non_block(push)
+                    if connection is not origin and not (device and connection.device == device):
+                        connection.enqueue_non_block(push)
                 bus.publish_to_user(user, push, device)
             if not is_sender and not registry.is_online(user) and not bus.online_elsewhere(user):
                 offline.append(user)
-        if offline:
-            self._metrics.offline_pushes.inc(by=len(offline))
-            self._push_queue.push(message, offline)
+        return offline
 
-    def _acknowledge(self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: Origin) -> None:
-        if stored.resent:
-            self._metrics.resends.inc()
-        else:
-            try:
-                self._push(stored, message, users, origin.connection)
-            except Exception:  # a bug, but the message is on disk, and its sender must not hear otherwise
-                self._log.failure("telling of stored message {number} failed", number=stored.message)
-        origin.connection.enqueue(ack_with_keys(origin.seq, stored.keys[0]))
-        self._metrics.ack_seconds.observe(self._monotonic() - origin.arrived)
-        self._answered(origin)
-
-    def _not_stored(self, failure: Failure, origin: Origin) -> None:
-        if failure.check(Unavailable) is None:
-            self._log.failure("storing a message of {user} failed", failure=failure, user=origin.connection.user)
-        refuse(origin.connection, origin.seq, AckStatus.NOT_STORED, self._metrics)
-        self._answered(origin)
-
-    def _answered(self, origin: Origin) -> None:
-        if self._newest.get(origin.connection) is origin:
-            del self._newest[origin.connection]
-        for turn in origin.refusals or ():
-            turn.callback(None)
+    def _tell_super_group(
+        self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection | None
+    ) -> list[UserKey]:
+        """The members of a super group, whose own timeline got an entry. Gives who of them is not online."""
+        flag = message.flag | Flag.PUSH | Flag.SUPER_GROUP
+        pushed = stored_frame(message.command, flag, message.body)
+        push = _push(message, message.timelines[0], stored.keys[0], pushed)
+        offline: list[UserKey] = []
+        registry, bus, sender = self._registry, self._bus, message.sender
+        for user in users:
+            is_sender = user == sender
+            device = message.device if is_sender else 0
+            for connection in registry.connections_of(user):
+                if connection is not origin and not (device and connection.device == device):
+                    connection.enqueue_non_block(push)
+            bus.publish_to_user(user, push, device)
+            if not is_sender and not registry.is_online(user) and not bus.online_elsewhere(user):
+                offline.append(user)
+        return offline
 
     def to_user(self, user: UserKey, push: Push, origin: IConnection | None) -> None:
         """Send to the user's connections, on every node, but not to `origin`. Nothing is stored."""
@@ -146,3 +195,11 @@ class Delivery:
                 continue
             connection.enqueue_non_block(push)
         self._bus.publish_to_room(appid, room, push, sender, device)
+
+
+def _push(message: NewMessage, timeline: TimelineKey, key: int, pushed: OutFrame) -> Push:
+    """What connections get of an entry: the message between its key and the call to sync, or that call alone."""
+    notify = sync_notify_frame(key) if timeline.kind != GROUP_TIMELINE else SyncGroupNotify(timeline.owner, key).frame()
+    if message.command in _NOT_PUSHED:
+        return Push((notify,), timeline, notify)
+    return Push((metadata_frame(key), pushed, notify), timeline, notify)

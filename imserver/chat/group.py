@@ -1,7 +1,5 @@
 """Groups. This release has none: clients are told so in the protocol's own words."""
 
-from twisted.internet.defer import Deferred
-
 from imserver.chat.delivery import Delivery
 from imserver.interfaces import IConnection
 from imserver.metrics import Metrics
@@ -16,8 +14,8 @@ class GroupClient:
         self._delivery = delivery
         self._metrics = metrics
 
-    def group_im(self, connection: IConnection, frame: Frame, _message: GroupIM) -> Deferred[None] | None:
-        return self._delivery.refuse(connection, frame.seq, AckStatus.GROUP_NONEXISTENT)
+    def group_im(self, connection: IConnection, frame: Frame, _message: GroupIM) -> None:
+        self._delivery.refuse(connection, frame.seq, AckStatus.GROUP_NONEXISTENT)
 
     def sync_group(self, connection: IConnection, _frame: Frame, message: SyncGroup) -> None:
         connection.enqueue(

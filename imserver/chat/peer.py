@@ -42,7 +42,8 @@ class PeerClient:
         if status is AckStatus.SUCCESS and len(message.content) > _MOST_CONTENT:
             status = AckStatus.NOT_STORED
         if status is not AckStatus.SUCCESS:
-            return self._delivery.refuse(connection, frame.seq, status)
+            self._delivery.refuse(connection, frame.seq, status)
+            return None
         receiver = UserKey(sender.appid, message.receiver)
         users = (sender,) if receiver == sender else (sender, receiver)
         created = int(self._now())
@@ -51,11 +52,13 @@ class PeerClient:
             frame.flag & Flag.TEXT,
             stamped_body(frame.body, frame.version, created),
             created,
-            tuple(map(user_timeline, users)),
+            tuple([user_timeline(user) for user in users]),
             connection.device,
             resend_of(sender, receiver, Command.IM, connection.device, message.msgid, message.content),
+            sender,
         )
-        return self._delivery.store_for(connection, frame.seq, stored, users)
+        self._delivery.store_for(connection, frame.seq, stored, users)
+        return None
 
     def rt(self, connection: IConnection, frame: Frame, message: RT) -> None:
         if message.sender != connection.uid:

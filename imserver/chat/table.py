@@ -86,7 +86,7 @@ class Chat:
             Command.GROUP_SYNC_KEY: group.group_sync_key,
         }
 
-    def stores(self, command: int) -> bool:
+    def is_pipelined(self, command: int) -> bool:
         return command in _PIPELINED
 
     def handle(self, connection: IConnection, frame: Frame) -> Deferred[None] | None:

@@ -78,12 +78,14 @@ class _Trouble:
 class _Job:
     __slots__ = ("deadline", "done", "group", "item", "result", "size")
 
-    def __init__(self, group: "WriteGroup[Any, Any]", item: Any, size: int, deadline: float) -> None:
+    def __init__(
+        self, group: "WriteGroup[Any, Any]", item: Any, size: int, deadline: float, done: Callable[[Any], None]
+    ) -> None:
         self.group = group
         self.item = item
         self.size = size
         self.deadline = deadline
-        self.done: Deferred[Any] = Deferred()
+        self.done = done
         self.result: Any = None
 
 
@@ -111,7 +113,19 @@ class WriteGroup(Generic[Item, Result]):
         closed, the item's turn did not come in time, or the database failed; with whatever else `write` raised for this
         item alone. Then nothing of it was written.
         """
-        return self._lane.put(self, item, size)
+        done: Deferred[Result] = Deferred()
+        try:
+            self._lane.put(self, item, size, done.callback)
+        except Unavailable:
+            return fail()
+        return done
+
+    def put(self, item: Item, size: int, done: Callable[[Result | Failure], None]) -> None:
+        """The same, for those who need no Deferred: `done` is called with the result or the failure.
+
+        Raises `Unavailable`, and never calls `done`, where the lane is full or closed.
+        """
+        self._lane.put(self, item, size, done)
 
 
 class WriteLane:
@@ -175,16 +189,14 @@ class WriteLane:
             self._queue.put(None)
         return self._stopped
 
-    def put(self, group: WriteGroup[Any, Any], item: Any, size: int) -> Deferred[Any]:
+    def put(self, group: WriteGroup[Any, Any], item: Any, size: int, done: Callable[[Any], None]) -> None:
         if not self._open or self._waiting >= self._most_items or self._waiting_bytes + size > self._most_bytes:
             reason = "full" if self._open else "closed"
             self._metrics.writes_failed.inc(reason)
-            return fail(Unavailable(f"the write lane is {reason}"))
-        job = _Job(group, item, size, monotonic() + self._seconds)
+            raise Unavailable(f"the write lane is {reason}")
         self._waiting += 1
         self._waiting_bytes += size
-        self._queue.put(job)
-        return job.done
+        self._queue.put(_Job(group, item, size, monotonic() + self._seconds, done))
 
     # The lane's thread.
 
@@ -294,7 +306,10 @@ class WriteLane:
             result = job.result
             if isinstance(result, Failure):
                 self._metrics.writes_failed.inc("late" if isinstance(result.value, _TooLate) else "single")
-            job.done.callback(result)
+            try:
+                job.done(result)
+            except Exception:  # a bug, and of this item's: the others are on disk too, and to be told
+                self._log.failure("telling that a {kind} is written failed", kind=job.group.name)
 
 
 def _too_late() -> Failure:

@@ -159,7 +159,7 @@ class Connection(OutQueue):
         self._frame_held: Frame | None = None
         #: Commands that store, under way.
         self._unfinished = 0
-        #: A command that does not store is under way: all others wait for it.
+        #: A command is under way for which all others wait.
         self._turn_taken = False
         self._working = False
         #: Why nothing more will ever be read; "" while it may.
@@ -214,25 +214,24 @@ class Connection(OutQueue):
 
     def _begin(self, frame: Frame) -> bool:
         """Carry out one command, unless its turn has not come."""
-        listeners = self._listeners
-        stores = listeners.chat.stores(frame.command)
-        if self._unfinished and not (stores and self._unfinished < self._limits.unfinished_commands):
+        chat = self._listeners.chat
+        if self._unfinished and not (
+            self._unfinished < self._limits.unfinished_commands and chat.is_pipelined(frame.command)
+        ):
             return False
         if self.user is None:
             self.version = min(frame.version, NEWEST_VERSION)
         self._metrics.frames_in.counts[frame.command] += 1
-        under_way = listeners.chat.handle(self, frame)
-        if under_way is None:
-            return True
-        if stores:
-            self._unfinished += 1
-            under_way.addCallbacks(self._stored, self._command_failed)
-        else:
+        under_way = chat.handle(self, frame)
+        if under_way is not None:
             self._turn_taken = True
             under_way.addCallbacks(self._turn_over, self._command_failed)
         return True
 
-    def _stored(self, _: None) -> None:
+    def command_began(self) -> None:
+        self._unfinished += 1
+
+    def command_ended(self) -> None:
         self._unfinished -= 1
         if self._frame_held is not None and not self.closed:
             self._work()

@@ -501,3 +501,30 @@ def stored_frame(command: int, flag: int, body: bytes) -> OutFrame:
     if command == Command.IM or command == Command.GROUP_IM:
         return OutFrame(command, flag, (_without_timestamp(body), body, body))
     return OutFrame(command, flag, (body, body, body))
+
+
+# What is said for every message, without an object of its class.
+
+
+def metadata_frame(key: int) -> OutFrame:
+    """METADATA of an entry: dense keys, so that the previous one is known (protocol.md, Timelines and sync keys)."""
+    body = _METADATA.pack(key, key - 1)
+    return OutFrame(_METADATA_COMMAND, 0, (body, body, body))
+
+
+def sync_notify_frame(key: int) -> OutFrame:
+    """SYNC_NOTIFY of an entry."""
+    body = _INT64.pack(key)
+    return OutFrame(_SYNC_NOTIFY_COMMAND, 0, (body, body, body))
+
+
+def ack_frame(seq: int, flag: int = 0) -> OutFrame:
+    """ACK that says success."""
+    body = _ACK.pack(seq, 0)
+    plain = body[:4]
+    return OutFrame(_ACK_COMMAND, flag, (plain, plain, body))
+
+
+_METADATA_COMMAND: Final = int(Command.METADATA)
+_SYNC_NOTIFY_COMMAND: Final = int(Command.SYNC_NOTIFY)
+_ACK_COMMAND: Final = int(Command.ACK)

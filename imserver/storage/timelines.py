@@ -1,11 +1,12 @@
 """Timelines on the SQL database (protocol.md, Timelines and sync keys)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, func, select
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imserver.database import schema
@@ -54,11 +55,11 @@ class Timelines:
         self._swept = b""
         self._unswept = 0
 
-    def store(self, message: NewMessage) -> Deferred[Stored]:
+    def store(self, message: NewMessage, settled: Callable[[Stored | Failure], None]) -> None:
         if message.resend is not None:
             self._unswept += 1
         size = _MESSAGE_SIZE + len(message.body) + _TIMELINE_SIZE * len(message.timelines)
-        return self._messages.submit(message, size)
+        self._messages.put(message, size, settled)
 
     def head(self, timeline: TimelineKey) -> Deferred[int]:
         return self._head_reads.submit(timeline)
@@ -102,7 +103,7 @@ class Timelines:
         fresh: list[tuple[int, NewMessage, bytes, tuple[int, ...]]] = []
         #: What was submitted again while the first waited.
         again: list[tuple[int, bytes]] = []
-        first: dict[bytes, Stored | None] = {}
+        first: dict[bytes, Any] = {}
         values: list[Any] = []
         for at, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             if mark:

@@ -12,6 +12,7 @@ from zope.interface.verify import verifyObject
 from imserver.interfaces import ITimelines
 from imserver.model import EMPTY_TIMELINE, GROUP_TIMELINE, USER_TIMELINE, Entry, NewMessage, Resend, Stored, TimelineKey
 from tests.contract.sql_storage import SqlStorage
+from tests.contract.storing import store
 from tests.fakes.timelines import FakeTimelines
 
 PAGE_BYTES = 1000
@@ -75,9 +76,9 @@ async def test_an_empty_timeline_stands_at_one(timelines: ITimelines) -> None:
 @pytest_twisted.ensureDeferred
 async def test_keys_are_dense_from_two_on(timelines: ITimelines) -> None:
     """2, 3, 4, … in each timeline by itself, whoever else stands in a message."""
-    assert (await timelines.store(message(b"1", ALICE, BOB))).keys == (2, 2)
-    assert (await timelines.store(message(b"2", ALICE, CAROL))).keys == (3, 2)
-    assert (await timelines.store(message(b"3", BOB, ALICE))).keys == (3, 4)
+    assert (await store(timelines, message(b"1", ALICE, BOB))).keys == (2, 2)
+    assert (await store(timelines, message(b"2", ALICE, CAROL))).keys == (3, 2)
+    assert (await store(timelines, message(b"3", BOB, ALICE))).keys == (3, 4)
     assert [await timelines.head(timeline) for timeline in (ALICE, BOB, CAROL)] == [4, 3, 2]
 
 
@@ -90,7 +91,7 @@ async def test_messages_stored_together_get_keys_in_their_order(timelines: ITime
         fired.append(number)
         return stored
 
-    waiting = [timelines.store(message(b"%d" % n, ALICE, BOB)).addCallback(remember, n) for n in range(1500)]
+    waiting = [store(timelines, message(b"%d" % n, ALICE, BOB)).addCallback(remember, n) for n in range(1500)]
     stored = await gatherResults(waiting)
     assert fired == list(range(1500))
     assert [one.keys for one in stored] == [(n, n) for n in range(2, 1502)]
@@ -106,8 +107,8 @@ async def test_messages_stored_together_get_keys_in_their_order(timelines: ITime
 async def test_an_entry_is_as_it_was_stored(timelines: ITimelines) -> None:
     """Command, flag and body come back; the device stands in the first timeline only."""
     body = bytes(range(256))
-    await timelines.store(NewMessage(64, 1, body, 5, (ALICE, BOB), 9))
-    await timelines.store(message(b"", BOB, ALICE, device=2**31 - 1))
+    await store(timelines, NewMessage(64, 1, body, 5, (ALICE, BOB), 9))
+    await store(timelines, message(b"", BOB, ALICE, device=2**31 - 1))
     assert list(await timelines.read(ALICE, 0, 10)) == [Entry(2, 64, 1, body, 9), Entry(3, IM, 0, b"", 0)]
     assert list(await timelines.read(BOB, 0, 10)) == [Entry(2, 64, 1, body, 0), Entry(3, IM, 0, b"", 2**31 - 1)]
 
@@ -115,7 +116,7 @@ async def test_an_entry_is_as_it_was_stored(timelines: ITimelines) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_message_to_oneself_stands_once(timelines: ITimelines) -> None:
     """A message may have a single timeline."""
-    assert (await timelines.store(message(b"note", ALICE, device=3))).keys == (2,)
+    assert (await store(timelines, message(b"note", ALICE, device=3))).keys == (2,)
     assert list(await timelines.read(ALICE, 0, 10)) == [Entry(2, IM, 0, b"note", 3)]
 
 
@@ -123,8 +124,8 @@ async def test_a_message_to_oneself_stands_once(timelines: ITimelines) -> None:
 async def test_a_message_in_thousands_of_timelines(timelines: ITimelines) -> None:
     """A normal group of any size: one message, an entry for each member."""
     members = [user(uid) for uid in range(1, 3001)]
-    await timelines.store(message(b"before", members[1500]))
-    stored = await timelines.store(message(b"hello", *members))
+    await store(timelines, message(b"before", members[1500]))
+    stored = await store(timelines, message(b"hello", *members))
     assert stored.keys == (*[2] * 1500, 3, *[2] * 1499)
     for uid in (1, 1501, 3000):
         assert (await timelines.read(user(uid), 0, 10))[-1].body == b"hello"
@@ -134,8 +135,8 @@ async def test_a_message_in_thousands_of_timelines(timelines: ITimelines) -> Non
 async def test_timelines_of_apps_and_of_groups_are_apart(timelines: ITimelines) -> None:
     """The same number in another app, or as a group, is somebody else."""
     others = (user(1, appid=8), TimelineKey(7, GROUP_TIMELINE, 1))
-    await timelines.store(message(b"mine", ALICE))
-    await timelines.store(message(b"theirs", *others))
+    await store(timelines, message(b"mine", ALICE))
+    await store(timelines, message(b"theirs", *others))
     assert [entry.body for entry in await timelines.read(ALICE, 0, 10)] == [b"mine"]
     for other in others:
         assert [entry.body for entry in await timelines.read(other, 0, 10)] == [b"theirs"]
@@ -145,7 +146,7 @@ async def test_timelines_of_apps_and_of_groups_are_apart(timelines: ITimelines) 
 async def test_numbers_up_to_their_limits(timelines: ITimelines) -> None:
     """int64 at both ends, as the protocol carries them."""
     ends = (user(2**63 - 1, appid=2**63 - 1), user(-(2**63), appid=1))
-    assert (await timelines.store(message(b"far", *ends, digest=b"d"))).keys == (2, 2)
+    assert (await store(timelines, message(b"far", *ends, digest=b"d"))).keys == (2, 2)
     for end in ends:
         assert await timelines.head(end) == 2
 
@@ -153,7 +154,7 @@ async def test_numbers_up_to_their_limits(timelines: ITimelines) -> None:
 @pytest_twisted.ensureDeferred
 async def test_reads_begin_after_a_key_and_end_at_the_limit(timelines: ITimelines) -> None:
     """The oldest first; beyond the end nothing; before the beginning everything."""
-    await gatherResults([timelines.store(message(b"%d" % n, ALICE)) for n in range(10)])
+    await gatherResults([store(timelines, message(b"%d" % n, ALICE)) for n in range(10)])
     assert [entry.key for entry in await timelines.read(ALICE, 4, 3)] == [5, 6, 7]
     assert [entry.key for entry in await timelines.read(ALICE, 10, 3)] == [11]
     assert list(await timelines.read(ALICE, 11, 3)) == []
@@ -165,7 +166,7 @@ async def test_reads_begin_after_a_key_and_end_at_the_limit(timelines: ITimeline
 async def test_reads_end_where_the_page_is_full(timelines: ITimelines) -> None:
     """A page has so many bytes at most, but at least one entry, however large."""
     for size in (400, 600, 1, 32_767, 500, 501):
-        await timelines.store(message(b"x" * size, ALICE))
+        await store(timelines, message(b"x" * size, ALICE))
     pages = []
     after = 0
     while page := await timelines.read(ALICE, after, 3000):
@@ -177,11 +178,11 @@ async def test_reads_end_where_the_page_is_full(timelines: ITimelines) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_resend_is_answered_like_the_first(timelines: ITimelines) -> None:
     """Nothing is stored again; the key is that of the first in the first timeline."""
-    await timelines.store(message(b"other", ALICE, BOB))
-    first = await timelines.store(message(b"hi", ALICE, BOB, digest=b"d1"))
+    await store(timelines, message(b"other", ALICE, BOB))
+    first = await store(timelines, message(b"hi", ALICE, BOB, digest=b"d1"))
     assert first.keys == (3, 3)
-    await timelines.store(message(b"between", ALICE, BOB, digest=b"d2"))
-    again = await timelines.store(message(b"hi", ALICE, BOB, digest=b"d1"))
+    await store(timelines, message(b"between", ALICE, BOB, digest=b"d2"))
+    again = await store(timelines, message(b"hi", ALICE, BOB, digest=b"d1"))
     assert again == Stored(first.message, (3,), resent=True)
     assert [entry.body for entry in await timelines.read(BOB, 0, 10)] == [b"other", b"hi", b"between"]
     assert await timelines.head(ALICE) == 4
@@ -191,11 +192,11 @@ async def test_a_resend_is_answered_like_the_first(timelines: ITimelines) -> Non
 async def test_a_resend_that_comes_with_the_first(timelines: ITimelines) -> None:
     """The first and its resends may wait for the same transaction."""
     waiting = [
-        timelines.store(message(b"a", ALICE, BOB, digest=b"d")),
-        timelines.store(message(b"b", ALICE, BOB)),
-        timelines.store(message(b"a", ALICE, BOB, digest=b"d")),
-        timelines.store(message(b"c", ALICE, BOB, digest=b"e")),
-        timelines.store(message(b"a", ALICE, BOB, digest=b"d")),
+        store(timelines, message(b"a", ALICE, BOB, digest=b"d")),
+        store(timelines, message(b"b", ALICE, BOB)),
+        store(timelines, message(b"a", ALICE, BOB, digest=b"d")),
+        store(timelines, message(b"c", ALICE, BOB, digest=b"e")),
+        store(timelines, message(b"a", ALICE, BOB, digest=b"d")),
     ]
     stored = await gatherResults(waiting)
     assert [one.keys for one in stored] == [(2, 2), (3, 3), (2,), (4, 4), (2,)]
@@ -207,15 +208,15 @@ async def test_a_resend_that_comes_with_the_first(timelines: ITimelines) -> None
 @pytest_twisted.ensureDeferred
 async def test_a_resend_counts_within_its_window_only(timelines: ITimelines, clock: Clock) -> None:
     """Later the same digest is a message of its own, and a second one is again a resend of that."""
-    first = await timelines.store(message(b"hi", ALICE, digest=b"d", window=600))
+    first = await store(timelines, message(b"hi", ALICE, digest=b"d", window=600))
     clock.seconds += 599
-    assert (await timelines.store(message(b"hi", ALICE, digest=b"d", window=600))).resent
+    assert (await store(timelines, message(b"hi", ALICE, digest=b"d", window=600))).resent
     clock.seconds += 1
-    second = await timelines.store(message(b"hi", ALICE, digest=b"d", window=600))
+    second = await store(timelines, message(b"hi", ALICE, digest=b"d", window=600))
     assert (second.keys, second.resent) == ((3,), False)
     assert second.message != first.message
     clock.seconds += 599
-    assert await timelines.store(message(b"hi", ALICE, digest=b"d")) == Stored(second.message, (3,), resent=True)
+    assert await store(timelines, message(b"hi", ALICE, digest=b"d")) == Stored(second.message, (3,), resent=True)
 
 
 @pytest_twisted.ensureDeferred
@@ -234,8 +235,8 @@ async def test_does_what_the_model_does(timelines: ITimelines, clock: Clock, see
                 to[0] = owners[int(digest) % len(owners)]
                 to[1:] = [other for other in to[1:] if other != to[0]]
             burst.append(message(b"%d" % number, *to, digest=digest, device=rng.randrange(3)))
-        stored = await gatherResults([timelines.store(one) for one in burst])
-        assert stored == [await model.store(one) for one in burst]
+        stored = await gatherResults([store(timelines, one) for one in burst])
+        assert stored == [await store(model, one) for one in burst]
         clock.seconds += rng.choice((0, 1, 599, 600))
     for owner in owners:
         assert await timelines.head(owner) == await model.head(owner)
@@ -248,10 +249,10 @@ async def test_results_may_store_again(timelines: ITimelines) -> None:
     """A callback of one message that stores the next takes its place behind those that wait already."""
 
     def answer(_stored: Stored) -> Deferred[Stored]:
-        return timelines.store(message(b"answer", BOB, ALICE))
+        return store(timelines, message(b"answer", BOB, ALICE))
 
-    first = timelines.store(message(b"question", ALICE, BOB)).addCallback(answer)
-    second = timelines.store(message(b"more", ALICE, BOB))
+    first = store(timelines, message(b"question", ALICE, BOB)).addCallback(answer)
+    second = store(timelines, message(b"more", ALICE, BOB))
     await gatherResults([first, second])
     bodies = [entry.body for entry in await timelines.read(ALICE, 0, 10)]
     assert sorted(bodies) == [b"answer", b"more", b"question"]

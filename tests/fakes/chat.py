@@ -5,6 +5,7 @@ from itertools import count
 from typing import NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imserver.interfaces import IBus, IConnection, IPushQueue, ISyncKeys, ITimelines, Unavailable, WallClock
@@ -73,6 +74,15 @@ class FakeConnection:
         #: Of these, the ones that might be dropped.
         self.pushes: list[Push] = []
         self._waiting: Deferred[None] | None = None
+        #: Commands that store, under way.
+        self.unfinished = 0
+
+    def command_began(self) -> None:
+        self.unfinished += 1
+
+    def command_ended(self) -> None:
+        assert self.unfinished, "more ended than began"
+        self.unfinished -= 1
 
     def enqueue(self, unit: Unit) -> None:
         assert not isinstance(unit, Push), "a reply must not be droppable"
@@ -224,9 +234,11 @@ class SlowTimelines:
         self.reads: list[Deferred[None]] = []
         #: Nothing can be read.
         self.unavailable = False
+        #: Nothing more is taken.
+        self.full = False
         #: Why nothing is stored.
         self.failing: Exception | None = None
-        self._held: list[tuple[NewMessage, Deferred[Stored]]] | None = None
+        self._held: list[tuple[NewMessage, Callable[[Stored | Failure], None]]] | None = None
         self._oldest: dict[TimelineKey, int] = {}
 
     def hold(self) -> None:
@@ -236,23 +248,27 @@ class SlowTimelines:
     def release(self) -> None:
         """Store what was held, in order, and what comes meanwhile after it."""
         while self._held:
-            message, done = self._held.pop(0)
-            self._store(message).chainDeferred(done)
+            message, settled = self._held.pop(0)
+            self._store(message, settled)
         self._held = None
 
     def forget(self, timeline: TimelineKey, before: int) -> None:
         """Retention: let go of the entries whose keys are below `before`."""
         self._oldest[timeline] = before
 
-    def store(self, message: NewMessage) -> Deferred[Stored]:
+    def store(self, message: NewMessage, settled: Callable[[Stored | Failure], None]) -> None:
+        if self.full:
+            raise Unavailable("too many wait")
         if self._held is None:
-            return self._store(message)
-        done: Deferred[Stored] = Deferred()
-        self._held.append((message, done))
-        return done
+            self._store(message, settled)
+        else:
+            self._held.append((message, settled))
 
-    def _store(self, message: NewMessage) -> Deferred[Stored]:
-        return self._timelines.store(message) if self.failing is None else fail(self.failing)
+    def _store(self, message: NewMessage, settled: Callable[[Stored | Failure], None]) -> None:
+        if self.failing is None:
+            self._timelines.store(message, settled)
+        else:
+            settled(Failure(self.failing))
 
     def head(self, timeline: TimelineKey) -> Deferred[int]:
         return self._answer(lambda: self._timelines.head(timeline))

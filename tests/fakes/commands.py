@@ -28,17 +28,20 @@ class FakeChat:
         self.gone: list[IConnection] = []
         self.handlers: dict[int, Handle] = {}
 
-    def stores(self, command: int) -> bool:
+    def is_pipelined(self, command: int) -> bool:
         return command == Command.IM
 
     def handle(self, connection: IConnection, frame: Frame) -> Deferred[None] | None:
         self.begun.append(frame)
         handle = self.handlers.get(frame.command)
-        if handle is not None:
-            return handle(connection, frame)
-        if frame.command in (Command.IM, Command.SYNC, Command.AUTH_TOKEN):
-            return self.wait(connection, frame)
-        return None
+        if handle is None and frame.command in (Command.IM, Command.SYNC, Command.AUTH_TOKEN):
+            handle = self.wait
+        under_way = handle(connection, frame) if handle is not None else None
+        if under_way is not None and self.is_pipelined(frame.command):
+            connection.command_began()
+            under_way.addCallback(lambda _: connection.command_ended())
+            return None
+        return under_way
 
     def lost(self, connection: IConnection) -> None:
         self.gone.append(connection)

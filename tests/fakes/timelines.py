@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imserver.interfaces import ISyncKeys, ITimelines, Unavailable, WallClock
@@ -29,15 +30,14 @@ class FakeTimelines:
         self._resends: dict[bytes, tuple[float, Stored]] = {}
         self._waiting: list[Callable[[], None]] = []
 
-    def store(self, message: NewMessage) -> Deferred[Stored]:
+    def store(self, message: NewMessage, settled: Callable[[Stored | Failure], None]) -> None:
         if self.broken:
-            return fail(Unavailable("the fake is broken"))
+            raise Unavailable("the fake is broken")
         stored = self._store(message)
-        if not self.held:
-            return succeed(stored)
-        done: Deferred[Stored] = Deferred()
-        self._waiting.append(lambda: done.callback(stored))
-        return done
+        if self.held:
+            self._waiting.append(lambda: settled(stored))
+        else:
+            settled(stored)
 
     def release(self) -> None:
         """What was stored and held is known now, in order."""
@@ -53,16 +53,15 @@ class FakeTimelines:
                 return before
         self.messages.append(message)
         keys = []
-        device = message.device
-        for timeline in message.timelines:
+        for place, timeline in enumerate(message.timelines):
             entries = self.entries[timeline]
             key = EMPTY_TIMELINE + 1 + len(entries)
+            device = message.device if place == message.own else 0
             entries.append(Entry(key, message.command, message.flag, message.body, device))
             keys.append(key)
-            device = 0
         stored = Stored(len(self.messages), tuple(keys))
         if message.resend is not None:
-            again = Stored(stored.message, stored.keys[:1], resent=True)
+            again = Stored(stored.message, (stored.keys[message.own],), resent=True)
             self._resends[message.resend.digest] = (now + message.resend.window, again)
         return stored
 

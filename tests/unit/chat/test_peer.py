@@ -100,11 +100,10 @@ def test_ack_waits_for_the_disk(world: World) -> None:
     """Nothing is answered, pushed or published before it is stored."""
     alice, bob = world.connect(ALICE), world.connect(BOB)
     world.timelines.hold()
-    done = world.say(alice, HELLO, seq=4)
-    assert done is not None
-    assert (alice.units, bob.units, world.bus.published, done.called) == ([], [], [], False)
+    assert world.say(alice, HELLO, seq=4) is None
+    assert (alice.units, bob.units, world.bus.published, alice.unfinished) == ([], [], [], 1)
     world.timelines.release()
-    assert (alice.units, bob.units, done.called) == ([acked(2, 4)], [pushed(2, HEARD)], True)
+    assert (alice.units, bob.units, alice.unfinished) == ([acked(2, 4)], [pushed(2, HEARD)], 0)
 
 
 def test_acks_come_in_the_order_of_the_messages(world: World) -> None:
@@ -123,14 +122,11 @@ def test_refusals_keep_their_place_among_acks(world: World) -> None:
     alice = world.connect(ALICE, version=2)
     too_large = IM(ALICE, BOB, 0, 0, b"x" * 32744)
     world.timelines.hold()
-    waiting = [
-        world.say(alice, HELLO, seq=1),
-        world.chat.handle(alice, frame_of_version_0(too_large, seq=2)),
-        world.chat.handle(alice, frame_of_version_0(too_large, seq=3)),
-        world.say(alice, HELLO, seq=4),
-    ]
-    assert alice.units == []
-    assert all(done is not None and not done.called for done in waiting)
+    world.say(alice, HELLO, seq=1)
+    world.chat.handle(alice, frame_of_version_0(too_large, seq=2))
+    world.chat.handle(alice, frame_of_version_0(too_large, seq=3))
+    world.say(alice, HELLO, seq=4)
+    assert (alice.units, alice.unfinished) == ([], 4)
     world.timelines.release()
     assert alice.units == [
         acked(2, 1),
@@ -138,7 +134,7 @@ def test_refusals_keep_their_place_among_acks(world: World) -> None:
         refused(3, AckStatus.NOT_STORED),
         acked(2, 4),  # a resend of the first
     ]
-    assert all(done is not None and done.called for done in waiting)
+    assert alice.unfinished == 0
     alice.forget()
     assert world.chat.handle(alice, frame_of_version_0(too_large, seq=5)) is None
     assert alice.units == [refused(5, AckStatus.NOT_STORED)]
@@ -316,22 +312,36 @@ def test_not_stored(world: World, version: int, answer: list[list[Said]]) -> Non
     """A message that is not on disk is not acknowledged, and nobody hears of it."""
     alice, bob = world.connect(ALICE, version=version), world.connect(BOB)
     world.timelines.failing = Unavailable("as the test wants it")
-    done = world.say(alice, HELLO, seq=5)
-    assert done is not None
-    assert done.called
-    assert alice.units == answer
+    world.say(alice, HELLO, seq=5)
+    assert (alice.units, alice.unfinished) == (answer, 0)
     assert (bob.units, world.bus.published, world.push_queue.pushed) == ([], [], [])
     assert world.metrics.refusals.values == {"not_stored": 1}
+
+
+def test_too_many_messages_wait(world: World) -> None:
+    """A message that storage does not take is answered in its turn, and what is taken after it, too."""
+    alice = world.connect(ALICE)
+    world.timelines.hold()
+    world.say(alice, HELLO, seq=1)
+    world.timelines.full = True
+    world.say(alice, IM(ALICE, BOB, 0, 2, b"second"), seq=2)
+    world.timelines.full = False
+    world.say(alice, IM(ALICE, BOB, 0, 3, b"third"), seq=3)
+    assert (alice.units, alice.unfinished) == ([], 3)
+    world.timelines.release()
+    assert alice.units == [acked(2, 1), refused(2, AckStatus.NOT_STORED), acked(3, 3)]
+    assert alice.unfinished == 0
+    world.timelines.full = True
+    world.say(alice, HELLO, seq=4)
+    assert (alice.units[3:], alice.unfinished) == ([refused(4, AckStatus.NOT_STORED)], 0)
 
 
 def test_a_bug_in_storage(world: World, flush_logged_errors: FlushLoggedErrors) -> None:
     """An error that nobody foresaw is logged, and the client is told to try again: it may be that it is stored."""
     alice = world.connect(ALICE)
     world.timelines.failing = ZeroDivisionError("as the test wants it")
-    done = world.say(alice, HELLO, seq=5)
-    assert done is not None
-    assert done.called
-    assert alice.units == [refused(5, AckStatus.NOT_STORED)]
+    world.say(alice, HELLO, seq=5)
+    assert (alice.units, alice.unfinished) == ([refused(5, AckStatus.NOT_STORED)], 0)
     assert len(flush_logged_errors(ZeroDivisionError)) == 1
 
 

@@ -60,12 +60,11 @@ def test_group_message_is_answered_in_its_turn(world: World) -> None:
         world.timelines.hold()
         world.timelines.failing = failing
         world.say(alice, IM(ALICE, BOB, 0, 0, b"hello"), seq=1)
-        done = world.say(alice, GroupIM(ALICE, GROUP, 0, 0, b"hello"), seq=2)
-        assert done is not None
-        assert (alice.units, done.called) == ([], False)
+        world.say(alice, GroupIM(ALICE, GROUP, 0, 0, b"hello"), seq=2)
+        assert (alice.units, alice.unfinished) == ([], 2)
         world.timelines.release()
         assert alice.units == [*map(plain, answers), plain([Ack(2, AckStatus.GROUP_NONEXISTENT)])]
-        assert done.called
+        assert alice.unfinished == 0
 
 
 @pytest.mark.parametrize(("group", "key"), [(GROUP, 0), (GROUP, 7), (0, 0), (-1, -1), (2**63 - 1, 2**63 - 1)])
@@ -104,7 +103,7 @@ def test_commands_of_later_releases(world: World, message: Message) -> None:
 
 def test_which_commands_wait_for_no_other(world: World) -> None:
     """Messages that are stored, which are answered in order, and what has no effect. All else waits its turn."""
-    pipelined = {command for command in range(256) if world.chat.stores(command)}
+    pipelined = {command for command in range(256) if world.chat.is_pipelined(command)}
     assert pipelined == {
         Command.IM,
         Command.GROUP_IM,

@@ -16,6 +16,7 @@ from imserver.model import USER_TIMELINE, Entry, NewMessage, Resend, Stored, Tim
 from imserver.storage import heads, resends, sqlite, sync_keys
 from imserver.storage import timelines as module
 from tests.contract.sql_storage import SqlStorage
+from tests.contract.storing import store
 from tests.leaks import FlushLoggedErrors
 
 
@@ -41,13 +42,13 @@ async def storage(tmp_path: Path) -> AsyncIterator[SqlStorage]:
 async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     """Entries, heads, saved keys and resends come from the database, not from this process."""
     storage = SqlStorage(tmp_path)
-    first = await storage.timelines.store(message(b"before", ALICE, BOB, digest=b"d"))
+    first = await store(storage.timelines, message(b"before", ALICE, BOB, digest=b"d"))
     await storage.stop()
     storage = SqlStorage(tmp_path)
     try:
-        again = await storage.timelines.store(message(b"before", ALICE, BOB, digest=b"d"))
+        again = await store(storage.timelines, message(b"before", ALICE, BOB, digest=b"d"))
         assert again == Stored(first.message, (2,), resent=True)
-        after = await storage.timelines.store(message(b"after", ALICE, BOB))
+        after = await store(storage.timelines, message(b"after", ALICE, BOB))
         assert after.keys == (3, 3)
         entries = await storage.timelines.read(BOB, 0, 10)
         assert list(entries) == [Entry(2, 4, 0, b"before", 0), Entry(3, 4, 0, b"after", 0)]
@@ -62,8 +63,8 @@ async def test_a_bad_message_takes_no_other_with_it(
     """What cannot be stored fails alone; those that waited with it are stored in order, without a gap."""
     release = hold_writes(storage)
     bad = message(b"bad", TimelineKey(7, USER_TIMELINE, 2**63))
-    waiting = [storage.timelines.store(one) for one in (message(b"1", ALICE), bad, message(b"2", ALICE, digest=b"d"))]
-    again = storage.timelines.store(message(b"2", ALICE, digest=b"d"))
+    waiting = [store(storage.timelines, one) for one in (message(b"1", ALICE), bad, message(b"2", ALICE, digest=b"d"))]
+    again = store(storage.timelines, message(b"2", ALICE, digest=b"d"))
     await release()
     results: list[tuple[bool, Any]] = await DeferredList([*waiting, again], consumeErrors=True)
     assert [done for done, _ in results] == [True, False, True, True]
@@ -77,19 +78,19 @@ async def test_a_bad_message_takes_no_other_with_it(
 @pytest_twisted.ensureDeferred
 async def test_a_failed_transaction_leaves_nothing(storage: SqlStorage, flush_logged_errors: FlushLoggedErrors) -> None:
     """Where the entries fail neither messages, keys nor resends stay behind, on disk or in memory."""
-    await storage.timelines.store(message(b"1", ALICE))
+    await store(storage.timelines, message(b"1", ALICE))
     refusing = "CREATE TRIGGER refusing BEFORE INSERT ON entry BEGIN SELECT RAISE(ABORT, 'refused'); END"
     await storage.change(lambda connection: connection.execute(text(refusing)))
     second = message(b"2", BOB, ALICE, digest=b"d")
-    results: list[tuple[bool, Any]] = await DeferredList([storage.timelines.store(second)], consumeErrors=True)
+    results: list[tuple[bool, Any]] = await DeferredList([store(storage.timelines, second)], consumeErrors=True)
     assert results[0][1].check(Unavailable)
     assert len(flush_logged_errors()) == 1
     for table, rows in (("message", 1), ("resend", 0), ("entry", 1)):
         assert await storage.rows(f"SELECT count(*) FROM {table}") == [(rows,)], table  # noqa: S608  of this test
     assert await storage.timelines.head(ALICE) == 2
     await storage.change(lambda connection: connection.execute(text("DROP TRIGGER refusing")))
-    assert (await storage.timelines.store(second)).keys == (2, 3)
-    assert (await storage.timelines.store(second)).resent
+    assert (await store(storage.timelines, second)).keys == (2, 3)
+    assert (await store(storage.timelines, second)).resent
 
 
 @pytest_twisted.ensureDeferred
@@ -98,7 +99,7 @@ async def test_heads_that_memory_let_go_are_read_again(storage: SqlStorage, monk
     monkeypatch.setattr(heads, "_MOST", 3)
     for n in range(4):
         for one in range(2):
-            stored = await storage.timelines.store(message(b"x", user(n), user(n + 1)))
+            stored = await store(storage.timelines, message(b"x", user(n), user(n + 1)))
             assert stored.keys == (2 + one + 2 * (n > 0), 2 + one)
     keys = [list(await storage.timelines.read(user(n), 0, 10)) for n in range(5)]
     assert [[entry.key for entry in entries] for entries in keys] == [[2, 3], *[[2, 3, 4, 5]] * 3, [2, 3]]
@@ -109,7 +110,7 @@ async def test_messages_are_refused_at_once_when_too_many_wait(storage: SqlStora
     """Over its bound the lane takes nothing more, and says so."""
     await storage.database.writes.stop()
     results: list[tuple[bool, Any]] = await DeferredList(
-        [storage.timelines.store(message(b"1", ALICE))], consumeErrors=True
+        [store(storage.timelines, message(b"1", ALICE))], consumeErrors=True
     )
     assert results[0][1].check(Unavailable)
 
@@ -117,9 +118,9 @@ async def test_messages_are_refused_at_once_when_too_many_wait(storage: SqlStora
 @pytest_twisted.ensureDeferred
 async def test_an_id_is_never_given_twice(storage: SqlStorage) -> None:
     """After the newest message was deleted, an entry that still names it does not show the next one."""
-    stored = await gatherResults([storage.timelines.store(message(b"secret %d" % n, ALICE)) for n in range(3)])
+    stored = await gatherResults([store(storage.timelines, message(b"secret %d" % n, ALICE)) for n in range(3)])
     await storage.change(lambda connection: connection.execute(text("DELETE FROM message")))
-    after = await storage.timelines.store(message(b"for bob", BOB))
+    after = await store(storage.timelines, message(b"for bob", BOB))
     assert after.message > max(one.message for one in stored)
     assert list(await storage.timelines.read(ALICE, 0, 10)) == []
 
@@ -129,16 +130,18 @@ async def test_what_is_over_is_forgotten(storage: SqlStorage, tmp_path: Path) ->
     """The sweep deletes resends whose window is over, and no other."""
     seconds = 1000.0
     timelines = module.Timelines(storage.database.writes, storage.database.reads, lambda: seconds, 1000, 0)
-    short = [timelines.store(message(b"s", user(n % 7), digest=b"s%d" % n, window=600)) for n in range(500)]
+    short = [store(timelines, message(b"s", user(n % 7), digest=b"s%d" % n, window=600)) for n in range(500)]
     await gatherResults(short)
-    await gatherResults([timelines.store(message(b"l", user(n % 7), digest=b"l%d" % n, window=900)) for n in range(30)])
+    await gatherResults(
+        [store(timelines, message(b"l", user(n % 7), digest=b"l%d" % n, window=900)) for n in range(30)]
+    )
     seconds += 599
     assert await timelines.forget_resends() == 0
     seconds += 1
     assert await timelines.forget_resends() == 500
     assert await storage.rows("SELECT count(*) FROM resend") == [(30,)]
-    assert (await timelines.store(message(b"l", user(0), digest=b"l0"))).resent
-    assert not (await timelines.store(message(b"s", user(0), digest=b"s0"))).resent
+    assert (await store(timelines, message(b"l", user(0), digest=b"l0"))).resent
+    assert not (await store(timelines, message(b"s", user(0), digest=b"s0"))).resent
 
 
 @pytest_twisted.ensureDeferred
@@ -174,7 +177,7 @@ async def test_the_sweep_keeps_up_with_what_is_added(storage: SqlStorage) -> Non
 @pytest_twisted.ensureDeferred
 async def test_a_page_reads_no_more_than_it_gives(storage: SqlStorage) -> None:
     """Where the page is full reading stops: bodies behind it are not fetched."""
-    await gatherResults([storage.timelines.store(message(b"x" * 600, ALICE)) for _ in range(200)])
+    await gatherResults([store(storage.timelines, message(b"x" * 600, ALICE)) for _ in range(200)])
     fetched = 0
 
     def counting(connection: Connection) -> list[Entry]:
@@ -209,7 +212,7 @@ async def test_the_driver_keeps_few_statements(storage: SqlStorage) -> None:
     await storage.change(listen)
     for size in (*range(1, 40), 511, 700):
         sent = [message(b"x", user(n), user(1000 + n), digest=b"%d-%d" % (size, n)) for n in range(size)]
-        await gatherResults([storage.timelines.store(one) for one in sent])
+        await gatherResults([store(storage.timelines, one) for one in sent])
     await storage.change(silence)
     inserts = {text for text in texts if text.startswith("INSERT")}
     assert len(inserts) <= 4 * 31 + 1
@@ -225,8 +228,8 @@ async def test_no_statement_looks_at_a_whole_table(storage: SqlStorage) -> None:
         driver.set_trace_callback(said.add)
 
     await storage.change(listen)
-    await storage.timelines.store(message(b"x", ALICE, BOB, digest=b"d"))
-    await storage.timelines.store(message(b"x", ALICE, BOB, digest=b"d"))
+    await store(storage.timelines, message(b"x", ALICE, BOB, digest=b"d"))
+    await store(storage.timelines, message(b"x", ALICE, BOB, digest=b"d"))
     await storage.sync_keys.save_key(UserKey(7, 1), 5)
     await storage.change(silence)
 
@@ -274,7 +277,7 @@ async def test_resends_that_moved_are_still_known(storage: SqlStorage) -> None:
     sent = [message(b"m%d" % n, user(n % 3), digest=b"d%d" % n) for n in range(35)]
     stored = []
     for at in range(0, len(sent), 7):
-        stored += await gatherResults([first.store(one) for one in sent[at : at + 7]])
+        stored += await gatherResults([store(first, one) for one in sent[at : at + 7]])
     assert not any(each.resent for each in stored)
     recent = "SELECT count(*) FROM message WHERE id > (SELECT max(message) FROM resend_moved)"
     [(recently,)] = await storage.rows(recent)
@@ -282,7 +285,7 @@ async def test_resends_that_moved_are_still_known(storage: SqlStorage) -> None:
     assert (recently > 0, ordered > 0, recently + ordered) == (True, True, 35)
     after_restart = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, few)
     for timelines in (first, after_restart):
-        again = await gatherResults([timelines.store(one) for one in sent])
+        again = await gatherResults([store(timelines, one) for one in sent])
         assert [each.message for each in again] == [each.message for each in stored]
         assert all(each.resent for each in again)
 
@@ -294,7 +297,7 @@ async def test_a_move_that_failed_forgets_nothing(
     """The transaction that moves resends may fail after the move: they stay known."""
     timelines = module.Timelines(storage.database.writes, storage.database.reads, lambda: 1000.0, 1000, 3)
     sent = [message(b"m%d" % n, ALICE, digest=b"d%d" % n) for n in range(3)]
-    await gatherResults([timelines.store(one) for one in sent])
+    await gatherResults([store(timelines, one) for one in sent])
     move = sqlite.move_recent_resends
 
     def move_and_fail(cursor: Any, last: int, now: int) -> None:
@@ -304,14 +307,14 @@ async def test_a_move_that_failed_forgets_nothing(
     monkeypatch.setattr(sqlite, "move_recent_resends", move_and_fail)
     lost = message(b"lost", ALICE, digest=b"lost")
     with pytest.raises(ZeroDivisionError):
-        await timelines.store(lost)
+        await store(timelines, lost)
     monkeypatch.undo()
     assert flush_logged_errors(ZeroDivisionError)
-    again = await gatherResults([timelines.store(one) for one in sent])
+    again = await gatherResults([store(timelines, one) for one in sent])
     assert all(each.resent for each in again)
-    assert not (await timelines.store(lost)).resent
-    assert (await timelines.store(lost)).resent
-    assert all(each.resent for each in await gatherResults([timelines.store(one) for one in sent]))
+    assert not (await store(timelines, lost)).resent
+    assert (await store(timelines, lost)).resent
+    assert all(each.resent for each in await gatherResults([store(timelines, one) for one in sent]))
 
 
 @pytest_twisted.ensureDeferred
@@ -331,14 +334,14 @@ async def test_after_a_sweep_only_what_may_be_old_is_looked_up(
     monkeypatch.setattr(sqlite, "find_resends", finding)
     sent = [message(b"m%d" % n, ALICE, digest=blake2b(b"%d" % n, digest_size=16).digest()) for n in range(40)]
     for one in sent[:20]:
-        await timelines.store(one)
+        await store(timelines, one)
     assert len(looked_up) == 20
     await timelines.forget_resends()
     looked_up.clear()
     for one in sent[20:]:
-        assert not (await timelines.store(one)).resent
+        assert not (await store(timelines, one)).resent
     assert looked_up == []
-    assert all([(await timelines.store(one)).resent for one in sent])
+    assert all([(await store(timelines, one)).resent for one in sent])
     assert len(looked_up) >= 30
 
 
