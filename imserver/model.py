@@ -1,11 +1,22 @@
 """The values that cross rooms: who, where in a timeline, what is stored. No behaviour beyond their own arithmetic."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
-from imserver.protocol.frame import HEADER_SIZE, OutFrame
+from imserver.protocol.commands import Command
+from imserver.protocol.frame import HEADER_SIZE, SEQ_MASK, Envelope, OutFrame, pack_header, write_frames
+from imserver.protocol.messages import (
+    METADATA_SIZE,
+    SYNC_NOTIFY_SIZE,
+    Ack,
+    Metadata,
+    SyncNotify,
+    encode_ack,
+    encode_metadata,
+    encode_sync_notify,
+)
 
 #: Where a timeline without entries stands (protocol.md, Timelines and sync keys).
 EMPTY_TIMELINE: Final = 1
@@ -149,15 +160,22 @@ class Stored(NamedTuple):
 class Unit:
     """Frames that leave together or not at all, encoded once and shared by all connections they go to."""
 
-    __slots__ = ("frames", "size")
+    __slots__ = ("_frames", "commands", "size")
 
     def __init__(self, frames: tuple[OutFrame, ...]) -> None:
-        self.frames = frames
-        size = 0
-        for frame in frames:
-            size += HEADER_SIZE + len(frame.bodies[2])
+        self._frames = frames
+        #: Of its frames, in order.
+        self.commands: tuple[int, ...] = tuple([frame.command for frame in frames])
         #: Bytes on the wire, at most.
-        self.size = size
+        self.size = HEADER_SIZE * len(frames) + sum([len(frame.bodies[2]) for frame in frames])
+
+    @property
+    def frames(self) -> tuple[OutFrame, ...]:
+        return self._frames
+
+    def write(self, append: Callable[[bytes], None], seq: int, version: int, envelope: Envelope) -> int:
+        """As `write_frames`, of its frames."""
+        return write_frames(append, self._frames, seq, version, envelope)
 
 
 class Push(Unit):
@@ -167,7 +185,7 @@ class Push(Unit):
     instead, the newest of each timeline.
     """
 
-    __slots__ = ("notify", "timeline")
+    __slots__ = ("_notify", "timeline")
 
     def __init__(
         self,
@@ -175,13 +193,101 @@ class Push(Unit):
         timeline: TimelineKey | None = None,
         notify: OutFrame | None = None,
     ) -> None:
-        self.frames = frames
+        Unit.__init__(self, frames)
         self.timeline = timeline
-        self.notify = notify
-        size = 0
-        for frame in frames:
-            size += HEADER_SIZE + len(frame.bodies[2])
-        self.size = size
+        self._notify = notify
+
+    @property
+    def notify(self) -> OutFrame | None:
+        return self._notify
+
+
+# The two units of which a stored message makes one for its sender and one for each timeline. They are packed in whole
+# frames as they leave; the frames as such are made only where somebody asks for them.
+
+
+class AckOfStored(Unit):
+    """METADATA with the key that a message got, and its ACK."""
+
+    __slots__ = ("_acked", "_flag", "_key")
+
+    def __init__(self, acked: int, key: int, flag: int) -> None:
+        """
+        Args:
+            acked: the seq of the client's frame.
+            key: the message's, in the sender's timeline or the super group's.
+            flag: of the ACK.
+        """
+        self._acked = acked
+        self._key = key
+        self._flag = flag
+        self.commands = _ACK_COMMANDS
+        self.size = _ACK_SIZE
+
+    @property
+    def frames(self) -> tuple[OutFrame, ...]:
+        return Metadata(self._key, self._key - 1).frame(), Ack(self._acked).frame(self._flag)
+
+    def write(self, append: Callable[[bytes], None], seq: int, version: int, envelope: Envelope) -> int:
+        metadata = encode_metadata(seq + 1, version, self._key)
+        ack = encode_ack(seq + 2, version, self._flag, self._acked)
+        if envelope is not None:
+            append(envelope(METADATA_SIZE))
+            append(metadata)
+            append(envelope(len(ack)))
+        else:
+            append(metadata)
+        append(ack)
+        return seq + 2
+
+
+_ACK_COMMANDS: Final = (int(Command.METADATA), int(Command.ACK))
+_ACK_SIZE: Final = METADATA_SIZE + HEADER_SIZE + 5
+
+
+class EntryPush(Push):
+    """METADATA, a message of a user's timeline, and SYNC_NOTIFY."""
+
+    __slots__ = ("_key", "_pushed")
+
+    def __init__(self, timeline: TimelineKey, key: int, pushed: OutFrame) -> None:
+        """
+        Args:
+            timeline, key: of the entry.
+            pushed: the message, as `stored_frame` makes it; shared by all timelines that it stands in.
+        """
+        self.timeline = timeline
+        self._key = key
+        self._pushed = pushed
+        self.commands = (_ACK_COMMANDS[0], pushed.command, _SYNC_NOTIFY)
+        self.size = METADATA_SIZE + HEADER_SIZE + len(pushed.bodies[2]) + SYNC_NOTIFY_SIZE
+
+    @property
+    def frames(self) -> tuple[OutFrame, ...]:
+        return Metadata(self._key, self._key - 1).frame(), self._pushed, self.notify
+
+    @property
+    def notify(self) -> OutFrame:
+        return SyncNotify(self._key).frame()
+
+    def write(self, append: Callable[[bytes], None], seq: int, version: int, envelope: Envelope) -> int:
+        pushed = self._pushed
+        body = pushed.bodies[version]
+        length = len(body)
+        if envelope is not None:
+            append(envelope(METADATA_SIZE))
+        append(encode_metadata(seq + 1, version, self._key))
+        if envelope is not None:
+            append(envelope(HEADER_SIZE + length))
+        append(pack_header(length, seq + 2 & SEQ_MASK, pushed.command, version, pushed.flag, 0))
+        append(body)
+        if envelope is not None:
+            append(envelope(SYNC_NOTIFY_SIZE))
+        append(encode_sync_notify(seq + 3, version, self._key))
+        return seq + 3
+
+
+_SYNC_NOTIFY: Final = int(Command.SYNC_NOTIFY)
 
 
 class SignIn(NamedTuple):

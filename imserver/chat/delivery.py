@@ -10,10 +10,10 @@ from twisted.python.failure import Failure
 from imserver.chat.replies import ack_of_stored, refuse
 from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, Unavailable
 from imserver.metrics import Metrics
-from imserver.model import GROUP_TIMELINE, NewMessage, Push, Stored, TimelineKey, UserKey
+from imserver.model import GROUP_TIMELINE, EntryPush, NewMessage, Push, Stored, TimelineKey, UserKey
 from imserver.protocol.commands import AckStatus, Command, Flag
 from imserver.protocol.frame import OutFrame
-from imserver.protocol.messages import SyncGroupNotify, metadata_frame, stored_frame, sync_notify_frame
+from imserver.protocol.messages import Metadata, SyncGroupNotify, SyncNotify, stored_frame
 
 #: Their entries are not pushed: clients are told that there is something to sync (protocol.md, Timelines).
 _NOT_PUSHED = frozenset((Command.GROUP_NOTIFICATION, Command.SYSTEM))
@@ -199,7 +199,12 @@ class Delivery:
 
 def _push(message: NewMessage, timeline: TimelineKey, key: int, pushed: OutFrame) -> Push:
     """What connections get of an entry: the message between its key and the call to sync, or that call alone."""
-    notify = sync_notify_frame(key) if timeline.kind != GROUP_TIMELINE else SyncGroupNotify(timeline.owner, key).frame()
-    if message.command in _NOT_PUSHED:
-        return Push((notify,), timeline, notify)
-    return Push((metadata_frame(key), pushed, notify), timeline, notify)
+    if timeline.kind == GROUP_TIMELINE:
+        notify = SyncGroupNotify(timeline.owner, key).frame()
+        if message.command not in _NOT_PUSHED:
+            return Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify)
+    elif message.command not in _NOT_PUSHED:
+        return EntryPush(timeline, key, pushed)
+    else:
+        notify = SyncNotify(key).frame()
+    return Push((notify,), timeline, notify)

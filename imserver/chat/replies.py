@@ -2,22 +2,21 @@
 
 from imserver.interfaces import IConnection
 from imserver.metrics import Metrics
-from imserver.model import GROUP_TIMELINE, NewMessage, Unit
+from imserver.model import GROUP_TIMELINE, AckOfStored, NewMessage, Unit
 from imserver.protocol.commands import AckStatus, Flag
-from imserver.protocol.messages import Ack, ack_frame, metadata_frame
+from imserver.protocol.messages import Ack
 
 #: These two are older than version 2: clients of every version get them, as a plain ACK (protocol.md, Commands).
 _FOR_ALL_VERSIONS = frozenset((AckStatus.NOT_GROUP_MEMBER, AckStatus.GROUP_NONEXISTENT))
 
 
 def ack(seq: int) -> Unit:
-    return Unit((ack_frame(seq),))
+    return Unit((Ack(seq).frame(),))
 
 
 def ack_of_stored(seq: int, key: int, message: NewMessage) -> Unit:
     """ACK of a stored message, with the key that it got in the sender's timeline, or in the super group's."""
-    flag = Flag.SUPER_GROUP if message.timelines[0].kind == GROUP_TIMELINE else 0
-    return Unit((metadata_frame(key), ack_frame(seq, flag)))
+    return AckOfStored(seq, key, Flag.SUPER_GROUP if message.timelines[0].kind == GROUP_TIMELINE else 0)
 
 
 def refuse(connection: IConnection, seq: int, status: AckStatus, metrics: Metrics) -> None:

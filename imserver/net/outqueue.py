@@ -1,7 +1,6 @@
 """What is to leave on one connection: capped, numbered, joined into few writes, stopped while nobody takes it."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,14 +10,12 @@ from zope.interface import implementer
 
 from imserver.metrics import Metrics
 from imserver.model import Limits, Push, TimelineKey, Unit
-from imserver.protocol.frame import OutFrame, join_frames
+from imserver.protocol.frame import Envelope, OutFrame
 
 #: Bytes of one write. A transport takes about two of them before it says pause: that much is lost to dropping.
 _SLICE = 65536
 #: Bytes that a waiting reply takes besides those on the wire. Of an ACK with its METADATA, that is most of it.
 _REPLY = 512
-
-_frames_of = chain.from_iterable
 
 
 class FlushSchedule:
@@ -168,17 +165,21 @@ class OutQueue:
                 self._reply_bytes -= unit.size + _REPLY
         return taken
 
-    def _write(self, units: list[Unit]) -> None:
-        frames = list(_frames_of([unit.frames for unit in units]))
-        data, self._seq = self.join(frames)
-        counts = self._metrics.frames_out.counts
-        for frame in frames:
-            counts[frame.command] += 1
-        self.transport.write(data)
+    @property
+    def envelope(self) -> Envelope:
+        """What this transport wants before each frame."""
+        return None
 
-    def join(self, frames: list[OutFrame]) -> tuple[bytes, int]:
-        """The bytes of `frames` as this transport wants them, and the seq of the last."""
-        return join_frames(frames, self._seq, self.version)
+    def _write(self, units: list[Unit]) -> None:
+        pieces: list[bytes] = []
+        append, seq, version, envelope = pieces.append, self._seq, self.version, self.envelope
+        counts = self._metrics.frames_out.counts
+        for unit in units:
+            seq = unit.write(append, seq, version, envelope)
+            for command in unit.commands:
+                counts[command] += 1
+        self._seq = seq
+        self.transport.write(b"".join(pieces))
 
     def _drop_oldest(self) -> None:
         queue, limits = self._queue, self._limits

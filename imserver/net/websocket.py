@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from imserver.net.connection import Connection, Listeners
 from imserver.net.limits import TurnedAway
 from imserver.protocol.errors import ProtocolError
-from imserver.protocol.frame import HEADER, HEADER_SIZE, MAX_BODY, OutFrame, join_frames
+from imserver.protocol.frame import HEADER, HEADER_SIZE, MAX_BODY, Envelope
 
 #: Bytes of a request line and its headers, at most.
 _MOST_HANDSHAKE: Final = 8192
@@ -87,8 +87,9 @@ class WebSocketConnection(Connection):
         """The handshake is done: from here on the client has its time to sign in."""
         self.deadline = self._listeners.clock.seconds() + self._limits.sign_in_seconds
 
-    def join(self, frames: list[OutFrame]) -> tuple[bytes, int]:
-        return join_frames(frames, self._seq, self.version, message_head)
+    @property
+    def envelope(self) -> Envelope:
+        return message_head
 
     @property
     def takes_bytes(self) -> bool:

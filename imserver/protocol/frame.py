@@ -1,7 +1,7 @@
 """Bytes <-> frames (protocol.md, Frames).
 
 Going in, a `FrameDecoder` takes bytes as they arrive and gives a `Frame` at a time. Going out, a message is encoded
-once as an `OutFrame`, whoever and however many receive it; `join_frames` puts the header of one connection before it.
+once as an `OutFrame`, whoever and however many receive it; `write_frames` puts the header of one connection before it.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,8 +16,10 @@ HEADER: Final = Struct("!iiBBBB")
 HEADER_SIZE: Final = HEADER.size
 #: Bytes that a body may have.
 MAX_BODY: Final = 32767
+#: The seq of a connection that lives for years begins again.
+SEQ_MASK: Final = 0x7FFFFFFF
 
-_pack_header = HEADER.pack
+pack_header = HEADER.pack
 _unpack_header = HEADER.unpack_from
 
 
@@ -100,33 +102,33 @@ class OutFrame(msgspec.Struct, frozen=True, gc=False):
         return HEADER_SIZE + len(self.bodies[2])
 
 
-def join_frames(
-    frames: Iterable[OutFrame],
-    seq: int,
-    version: int,
-    envelope: Callable[[int], bytes] | None = None,
-) -> tuple[bytes, int]:
-    """The bytes of `frames` for one connection, and the seq of the last.
+#: Gives what the transport wants before a frame of so many bytes (WebSocket); None: nothing.
+Envelope = Callable[[int], bytes] | None
+
+
+def write_frames(
+    append: Callable[[bytes], None], frames: Iterable[OutFrame], seq: int, version: int, envelope: Envelope
+) -> int:
+    """Append the bytes of `frames` for one connection, piece by piece. Gives the seq of the last.
 
     Args:
+        append: takes the pieces.
         frames: what is to leave, in order.
         seq: the seq of the frame that left before them.
         version: 0, 1 or 2: whose bodies are taken.
-        envelope: gives the bytes that the transport wants before a frame of so many bytes (WebSocket); None: none.
+        envelope: of the transport.
     """
-    parts: list[bytes] = []
-    append = parts.append
     for frame in frames:
         seq += 1
         body = frame.bodies[version]
         length = len(body)
         if envelope is not None:
             append(envelope(HEADER_SIZE + length))
-        append(_pack_header(length, seq & 0x7FFFFFFF, frame.command, version, frame.flag, 0))
+        append(pack_header(length, seq & SEQ_MASK, frame.command, version, frame.flag, 0))
         append(body)
-    return b"".join(parts), seq
+    return seq
 
 
 def encode_frame(seq: int, command: int, version: int, flag: int, body: bytes) -> bytes:
     """One frame as bytes, for those who send one at a time (clients, tests)."""
-    return _pack_header(len(body), seq, command, version, flag, 0) + body
+    return pack_header(len(body), seq, command, version, flag, 0) + body

@@ -14,7 +14,7 @@ import msgspec
 
 from imserver.protocol.commands import CLIENT_MAY_SEND, NEWEST_VERSION, SERVER_MAY_SEND, Command
 from imserver.protocol.errors import ProtocolError
-from imserver.protocol.frame import OutFrame
+from imserver.protocol.frame import SEQ_MASK, OutFrame
 
 _INT8 = Struct("!b")
 _UINT8 = Struct("!B")
@@ -503,28 +503,31 @@ def stored_frame(command: int, flag: int, body: bytes) -> OutFrame:
     return OutFrame(command, flag, (body, body, body))
 
 
-# What is said for every message, without an object of its class.
+# What is said of every stored message: whole frames, ready to leave, without an object of their class.
+
+_METADATA_FRAME = Struct("!iiBBBBqq16x")
+_SYNC_NOTIFY_FRAME = Struct("!iiBBBBq")
+_ACK_FRAME = Struct("!iiBBBBib")
+_ACK_FRAME_OLD = Struct("!iiBBBBi")
+METADATA_SIZE: Final = _METADATA_FRAME.size
+SYNC_NOTIFY_SIZE: Final = _SYNC_NOTIFY_FRAME.size
+_METADATA_CODE: Final = int(Command.METADATA)
+_SYNC_NOTIFY_CODE: Final = int(Command.SYNC_NOTIFY)
+_ACK_CODE: Final = int(Command.ACK)
 
 
-def metadata_frame(key: int) -> OutFrame:
-    """METADATA of an entry: dense keys, so that the previous one is known (protocol.md, Timelines and sync keys)."""
-    body = _METADATA.pack(key, key - 1)
-    return OutFrame(_METADATA_COMMAND, 0, (body, body, body))
+def encode_metadata(seq: int, version: int, key: int) -> bytes:
+    """METADATA of an entry: keys are dense, so that the previous one is known (protocol.md, Timelines)."""
+    return _METADATA_FRAME.pack(32, seq & SEQ_MASK, _METADATA_CODE, version, 0, 0, key, key - 1)
 
 
-def sync_notify_frame(key: int) -> OutFrame:
+def encode_sync_notify(seq: int, version: int, key: int) -> bytes:
     """SYNC_NOTIFY of an entry."""
-    body = _INT64.pack(key)
-    return OutFrame(_SYNC_NOTIFY_COMMAND, 0, (body, body, body))
+    return _SYNC_NOTIFY_FRAME.pack(8, seq & SEQ_MASK, _SYNC_NOTIFY_CODE, version, 0, 0, key)
 
 
-def ack_frame(seq: int, flag: int = 0) -> OutFrame:
+def encode_ack(seq: int, version: int, flag: int, acked: int) -> bytes:
     """ACK that says success."""
-    body = _ACK.pack(seq, 0)
-    plain = body[:4]
-    return OutFrame(_ACK_COMMAND, flag, (plain, plain, body))
-
-
-_METADATA_COMMAND: Final = int(Command.METADATA)
-_SYNC_NOTIFY_COMMAND: Final = int(Command.SYNC_NOTIFY)
-_ACK_COMMAND: Final = int(Command.ACK)
+    if version >= 2:
+        return _ACK_FRAME.pack(5, seq & SEQ_MASK, _ACK_CODE, version, flag, 0, acked, 0)
+    return _ACK_FRAME_OLD.pack(4, seq & SEQ_MASK, _ACK_CODE, version, flag, 0, acked)

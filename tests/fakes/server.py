@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import IOPump, connect, makeFakeClient, makeFakeServer
 
 from imserver.protocol.commands import AckStatus, Flag
-from imserver.protocol.frame import Frame, FrameDecoder, OutFrame, join_frames
+from imserver.protocol.frame import Frame, FrameDecoder, OutFrame
 from imserver.protocol.messages import (
     IM,
     RT,
@@ -44,6 +44,7 @@ from imserver.protocol.messages import (
     decode_from_client,
     stored_frame,
 )
+from tests.fakes.frames import join_frames
 
 T = TypeVar("T")
 

@@ -166,7 +166,7 @@ def test_every_connection_of_the_receiver(world: World) -> None:
         assert bob.units == [pushed(2, HEARD)]
         (push,) = bob.pushes
         assert push.timeline == user_timeline(UserKey(APP, BOB))
-        assert push.notify is push.frames[2]
+        assert push.notify == push.frames[2]
 
 
 def test_receivers_of_every_version(world: World) -> None:

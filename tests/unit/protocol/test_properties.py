@@ -21,7 +21,6 @@ from imserver.protocol.frame import (
     Frame,
     FrameDecoder,
     encode_frame,
-    join_frames,
 )
 from imserver.protocol.messages import (
     IM,
@@ -37,6 +36,7 @@ from imserver.protocol.messages import (
     decode_from_server,
     stored_frame,
 )
+from tests.fakes.frames import join_frames
 
 INT8, INT32, INT64 = 8, 32, 64
 #: The fields that are not int64.

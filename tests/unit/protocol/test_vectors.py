@@ -10,8 +10,9 @@ import pytest
 
 from imserver.protocol.commands import CLIENT_MAY_SEND, NEWEST_VERSION, SERVER_MAY_SEND, Command
 from imserver.protocol.errors import ProtocolError
-from imserver.protocol.frame import HEADER_SIZE, Frame, FrameDecoder, OutFrame, encode_frame, join_frames
+from imserver.protocol.frame import HEADER_SIZE, Frame, FrameDecoder, OutFrame, encode_frame
 from imserver.protocol.messages import MESSAGES, Message, decode_from_client, decode_from_server, stored_frame
+from tests.fakes.frames import join_frames
 from tests.vectors import generate
 
 
