@@ -17,6 +17,13 @@ _DIGITS: Final = 19
 
 #: Ids of apps, users and groups.
 Id = Annotated[int, msgspec.Meta(ge=1, lt=SAFE_INTEGER)]
+#: Whom a message comes from; 0: nobody in particular, the app itself.
+Sender = Annotated[int, msgspec.Meta(ge=0, lt=SAFE_INTEGER)]
+#: Whom one call may name; a larger audience takes several.
+MOST_IDS: Final = 10_000
+Ids = Annotated[list[Id], msgspec.Meta(max_length=MOST_IDS)]
+#: What a message says.
+Content = Annotated[str, msgspec.Meta(min_length=1)]
 #: A name for people: it fits its column, and a line of a log or terminal.
 Name = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 #: On or off; some back ends write 1 and 0.
@@ -59,6 +66,11 @@ def json(value: object) -> Reply:
     return Reply(msgspec.json.encode(value))
 
 
+def data(value: object) -> Reply:
+    """The answer of the two APIs (ecosystem.md, HTTP)."""
+    return json({"data": value})
+
+
 def body(request: IRequest, type_: type[Value]) -> Value:
     """The request's body, which has to be JSON of this type. Raises `Refused`, naming the field that is wrong."""
     return decode(request.content.read(), type_)
@@ -74,6 +86,8 @@ def decode(raw: bytes, type_: type[Value]) -> Value:
         raise Refused(400, f"the body is not JSON: {error}") from error
     except UnicodeDecodeError as error:
         raise Refused(400, "the body is not UTF-8") from error
+    except RecursionError as error:  # in a field that is passed over
+        raise Refused(400, "the body has too many lists and objects in each other") from error
 
 
 def text(raw: bytes) -> bytes:
@@ -115,6 +129,14 @@ def authorization(request: IRequest) -> tuple[bytes, bytes]:
 
 def id_in_path(name: str, text: str) -> int:
     """A number that stands in the path. Raises `Refused` where it is none."""
+    number = id_from(text)
+    if number is None:
+        raise Refused(400, f"{name} in the path has to be a number from 1 to 2^53-1")
+    return number
+
+
+def id_from(text: str) -> int | None:
+    """The id that is written there. None: it is none."""
     if text.isascii() and text.isdigit() and len(text) <= len(str(SAFE_INTEGER)) and 1 <= int(text) < SAFE_INTEGER:
         return int(text)
-    raise Refused(400, f"{name} in the path has to be a number from 1 to 2^53-1")
+    return None

@@ -13,8 +13,19 @@ from imserver.interfaces import AlreadyExists, Invalid, NotFound, Unavailable
 _log = Logger()
 
 
+class Meta(msgspec.Struct, frozen=True):
+    #: The status.
+    code: int
+    #: What is wrong, and what to do about it.
+    message: str
+
+
+class Error(msgspec.Struct, frozen=True):
+    meta: Meta
+
+
 def error_reply(status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
-    return Reply(msgspec.json.encode({"meta": {"code": status, "message": message}}), status, headers=headers)
+    return Reply(msgspec.json.encode(Error(Meta(status, message))), status, headers=headers)
 
 
 def reply_to(failure: Failure) -> Reply:

@@ -56,6 +56,7 @@ class Operator:
         key: str,
         registry: IClientRegistry,
         accounts: IAccounts,
+        settings: Settings,
         timelines: ITimelines,
         sync_keys: ISyncKeys,
         readiness: Readiness,
@@ -72,7 +73,7 @@ class Operator:
         self._key = key.encode()
         self._registry = registry
         self._accounts = accounts
-        self._settings = Settings(accounts, registry)
+        self._settings = settings
         self._timelines = timelines
         self._sync_keys = sync_keys
         self._readiness = readiness

@@ -1,6 +1,6 @@
 """The HTTP listener: one tree of calls, and what a caller may cost."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -16,13 +16,20 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from imserver.http import health
+from imserver.http import health, openapi
 from imserver.http import metrics as metrics_calls
+from imserver.http.access import of_back_ends
+from imserver.http.application import Application
+from imserver.http.backend import BackEnd
 from imserver.http.calls import Call, Reply, Route
+from imserver.http.endpoints import Endpoint
+from imserver.http.endpoints import route as endpoint_route
 from imserver.http.errors import error_reply, reply_to
 from imserver.http.health import Readiness
+from imserver.http.history import History
 from imserver.http.operator import Operator
-from imserver.interfaces import IAccounts, IClientRegistry, ISyncKeys, ITimelines
+from imserver.http.settings import Settings
+from imserver.interfaces import IAccounts, IClientRegistry, IGroupChanges, IGroups, IPosts, ISyncKeys, ITimelines
 from imserver.metrics import Metrics
 
 #: Bytes of a request's body.
@@ -40,6 +47,10 @@ def make_root(
     checks: Mapping[str, Callable[[], Deferred[None]]],
     operator_key: str,
     status: Callable[[], Mapping[str, Any]],
+    back_end_key: str | None = None,
+    posts: IPosts | None = None,
+    groups: IGroups | None = None,
+    group_changes: IGroupChanges | None = None,
 ) -> IResource:
     """The tree of all calls.
 
@@ -47,10 +58,26 @@ def make_root(
         checks: as `Readiness` takes them.
         operator_key: as `Operator` takes it.
         status: as `Operator` takes it.
+        back_end_key: as `access.of_back_ends` takes it.
     """
     readiness = Readiness(checks, clock)
-    operator = Operator(operator_key, registry, accounts, timelines, sync_keys, readiness, status)
-    return _tree((*health.routes(readiness), *metrics_calls.routes(metrics), *operator.routes()))
+    settings = Settings(accounts, registry)
+    history = History(timelines, sync_keys)
+    operator = Operator(operator_key, registry, accounts, settings, timelines, sync_keys, readiness, status)
+    endpoints: Sequence[Endpoint] = ()
+    if posts is not None and groups is not None and group_changes is not None:
+        back_end = BackEnd(posts, history, registry, metrics)
+        application = Application(posts, history, accounts, settings, groups, group_changes)
+        endpoints = (*back_end.endpoints(of_back_ends(back_end_key)), *application.endpoints())
+    return _tree(
+        (
+            *health.routes(readiness),
+            *metrics_calls.routes(metrics),
+            *operator.routes(),
+            *map(endpoint_route, endpoints),
+            *openapi.routes(endpoints),
+        )
+    )
 
 
 def _tree(routes: Iterable[Route]) -> IResource:
@@ -248,9 +275,11 @@ class HttpSite(Site):
 
     def log(self, request: HTTPRequest) -> None:
         """Count an answer, and tell what was asked: without the query, the headers and the bodies, which may hold
-        secrets. Probes and curious looks that went well are for debugging only."""
+        secrets. What went well is for debugging only (probes ask for ever, back ends post a thousand times a second),
+        except where an operator did something."""
         self._metrics.http_requests.inc(str(request.code))
-        log = self._log.debug if request.method == b"GET" and request.code == 200 else self._log.info
+        operated = request.method != b"GET" and request.path.startswith(b"/admin/")
+        log = self._log.info if operated or request.code != 200 else self._log.debug
         log(
             "{address} {method} {path}: {status}",
             address=_address(request),

@@ -21,7 +21,9 @@ from imserver.model import SignIn, UserKey
 from imserver.net.registry import ClientRegistry
 from tests.fakes.chat import FakeConnection
 from tests.fakes.directory import FakeDirectory
+from tests.fakes.groups import FakeGroups
 from tests.fakes.timelines import FakeSyncKeys, FakeTimelines
+from tests.http.fakes import FakeGroupChanges, FakePosts
 
 Value = TypeVar("Value")
 
@@ -58,13 +60,18 @@ class Server:
         checks: dict[str, Callable[[], Deferred[None]]] | None = None,
         status: Callable[[], dict[str, Any]] = STATUS.copy,
         connections: int = 100,
+        back_end_key: str | None = None,
+        timelines: FakeTimelines | None = None,
     ) -> None:
         self.clock = Clock()
         self.metrics = Metrics()
         self.registry = ClientRegistry(self.metrics)
         self.accounts = accounts or FakeDirectory()
-        self.timelines = FakeTimelines()
+        self.timelines = timelines or FakeTimelines()
         self.sync_keys = FakeSyncKeys()
+        self.groups = FakeGroups()
+        self.posts = FakePosts(self.groups)
+        self.group_changes = FakeGroupChanges(self.groups)
         self.root = make_root(
             clock=self.clock,
             metrics=self.metrics,
@@ -75,6 +82,10 @@ class Server:
             checks={"storage": lambda: succeed(None)} if checks is None else checks,
             operator_key=KEY,
             status=status,
+            back_end_key=back_end_key,
+            posts=self.posts,
+            groups=self.groups,
+            group_changes=self.group_changes,
         )
         self.site = make_site(self.root, self.metrics, self.clock, connections)
         self._treq: Any = StubTreq(self.root)  # type: ignore[no-untyped-call]  # treq.testing has no annotations
