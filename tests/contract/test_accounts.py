@@ -1,25 +1,37 @@
 """IAccounts, as every implementation and the fake have to do it."""
 
 import re
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from hashlib import md5, sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
+from imserver.database.lanes import ReadGroup
+from imserver.directory import statements
 from imserver.directory.sql import SqlDirectory
 from imserver.interfaces import AlreadyExists, IAccounts, NotFound, Unavailable
-from imserver.model import App, UserKey, UserSettings
+from imserver.model import App, Conversation, UserKey, UserSettings
 from tests.contract.sql_directory import SqlHouse
+from tests.contract.sql_storage import running_reactor
 from tests.fakes.directory import FakeDirectory
 from tests.leaks import FlushLoggedErrors
 
 ANY = FakeDirectory | SqlDirectory
 USER = UserKey(7, 1)
+
+
+def as_sent(secret: str) -> bytes:
+    """What a back end sends that has this secret."""
+    return md5(secret.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 @pytest_twisted.async_yield_fixture
@@ -29,10 +41,12 @@ async def house(tmp_path: Path) -> AsyncIterator[SqlHouse]:
     await house.stop()
 
 
-@pytest.fixture(params=["fake", "sql"])
-def accounts(request: pytest.FixtureRequest) -> ANY:
+@pytest.fixture(params=["fake", "sql", "sql without JSON"])
+def accounts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ANY:
     if request.param == "fake":
         return FakeDirectory()
+    if request.param == "sql without JSON":
+        monkeypatch.setattr(statements, "JSON_DIALECTS", frozenset())
     house: SqlHouse = request.getfixturevalue("house")
     return house.directory
 
@@ -177,7 +191,230 @@ async def test_settings_in_no_app(accounts: ANY) -> None:
     assert await accounts.settings(USER) == UserSettings(USER)
 
 
+@pytest_twisted.ensureDeferred
+async def test_back_ends_show_their_secret(accounts: ANY) -> None:
+    """An app's back end may call with md5hex(secret) of this app, and with nothing else."""
+    _, secret = await accounts.create_app("demo", 7)
+    _, other = await accounts.create_app("other", 8)
+    assert await accounts.check_app(7, as_sent(secret))
+    assert await accounts.check_app(8, as_sent(other))
+    wrong = [as_sent(other), as_sent(secret).upper(), as_sent(secret)[:-1], secret.encode(), b"", b"\xff" * 1000]
+    assert await gatherResults([accounts.check_app(7, password) for password in wrong]) == [False] * len(wrong)
+    assert not await accounts.check_app(9, as_sent(secret))
+
+
+@pytest_twisted.ensureDeferred
+async def test_back_ends_that_call_together(accounts: ANY) -> None:
+    """Of calls of many apps that wait together each is judged by its own app."""
+    made = [await accounts.create_app("app") for _ in range(5)]
+    asked = [accounts.check_app(appid, as_sent(secret)) for appid, _ in made for _, secret in made]
+    assert await gatherResults(asked) == [asking == appid for appid, _ in made for asking, _ in made]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_new_secret_voids_the_old(accounts: ANY) -> None:
+    """Once it is answered, nobody gets in with the old one, not even who was looked up before."""
+    _, old = await accounts.create_app("demo", 7)
+    _, other = await accounts.create_app("other", 8)
+    order: list[object] = []
+
+    def remember(answer: Any) -> Any:
+        order.append(answer)
+        return answer
+
+    rotated = accounts.rotate_secret(7).addCallback(remember)
+    checks = [accounts.check_app(7, as_sent(old)).addCallback(remember) for _ in range(20)]
+    new = await rotated
+    await gatherResults(checks)
+    assert True not in order[order.index(new) + 1 :]
+    assert len(new) >= 32
+    assert await gatherResults(
+        [
+            accounts.check_app(7, as_sent(new)),
+            accounts.check_app(7, as_sent(old)),
+            accounts.check_app(8, as_sent(other)),
+        ]
+    ) == [True, False, True]
+    with pytest.raises(NotFound, match="9"):
+        await accounts.rotate_secret(9)
+
+
+@pytest_twisted.ensureDeferred
+async def test_whose_token_it_is(accounts: ANY) -> None:
+    """A token tells its user until it is revoked, and nothing about them changes by that; others are nobody's."""
+    for appid in (7, 8):
+        await accounts.create_app("app", appid)
+    (mine,), (others,) = await accounts.issue_tokens(7, [1]), await accounts.issue_tokens(8, [1])
+    await accounts.set_unread(USER, 3)
+    assert await accounts.user_of_token(mine.encode()) == USER
+    assert await accounts.user_of_token(others.encode()) == UserKey(8, 1)
+    assert (await accounts.settings(USER)).unread == 3
+    for wrong in (b"", b"\xff\x00", mine.encode()[:-1], mine.encode() + b"x"):
+        assert await accounts.user_of_token(wrong) is None
+    await accounts.revoke_token(mine)
+    assert await accounts.user_of_token(mine.encode()) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_mute_is_a_setting(accounts: ANY) -> None:
+    """It is told with the others, and changes none of them."""
+    await accounts.create_app("demo", 7)
+    await accounts.change_settings(USER, name="Ann")
+    await accounts.set_mute(USER, True)
+    assert await accounts.settings(USER) == UserSettings(USER, name="Ann", mute=True)
+    assert await accounts.change_settings(USER, forbidden=True) == UserSettings(
+        USER, name="Ann", forbidden=True, mute=True
+    )
+    await accounts.set_mute(USER, False)
+    await accounts.set_mute(UserKey(7, 2), True)
+    assert await accounts.settings(USER) == UserSettings(USER, name="Ann", forbidden=True)
+    assert await accounts.settings(UserKey(7, 2)) == UserSettings(UserKey(7, 2), mute=True)
+    with pytest.raises(NotFound, match="8"):
+        await accounts.set_mute(UserKey(8, 1), True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_do_not_disturb_is_of_a_conversation(accounts: ANY) -> None:
+    """Pushes of one peer or group are not wanted, those of others are; a peer and a group of one number differ."""
+    for appid in (7, 8):
+        await accounts.create_app("app", appid)
+    users = [UserKey(7, uid) for uid in (1, 2, 3)]
+    peer, group = Conversation(False, 50), Conversation(True, 50)
+    await accounts.set_do_not_disturb(users[0], peer, True)
+    await accounts.set_do_not_disturb(users[0], peer, True)
+    await accounts.set_do_not_disturb(users[1], group, True)
+    await accounts.set_do_not_disturb(users[2], group, True)
+    await accounts.set_do_not_disturb(UserKey(8, 1), Conversation(False, 51), True)
+    assert set(await accounts.not_to_disturb(users, peer)) == {users[0]}
+    assert set(await accounts.not_to_disturb(users, group)) == {users[1], users[2]}
+    assert set(await accounts.not_to_disturb(users[:2], group)) == {users[1]}
+    assert set(await accounts.not_to_disturb(users, Conversation(False, 51))) == set()
+    assert set(await accounts.not_to_disturb([], group)) == set()
+    await accounts.set_do_not_disturb(users[1], group, False)
+    await accounts.set_do_not_disturb(users[1], peer, False)
+    assert set(await accounts.not_to_disturb(users, group)) == {users[2]}
+    for on in (True, False):
+        with pytest.raises(NotFound, match="9"):
+            await accounts.set_do_not_disturb(UserKey(9, 1), peer, on)
+
+
+@pytest_twisted.ensureDeferred
+async def test_do_not_disturb_of_many_at_once(accounts: ANY) -> None:
+    """Those who ask together, for more users than one statement takes and of several apps, each get their own."""
+    for appid in (7, 8):
+        await accounts.create_app("app", appid)
+    members = [UserKey(appid, uid) for uid in range(1, 1500) for appid in (7, 8)]
+    silent = {UserKey(7, 1), UserKey(7, 700), UserKey(8, 700), UserKey(7, 1499)}
+    groups = [Conversation(True, number) for number in (1, 2, 3)]
+    await gatherResults([accounts.set_do_not_disturb(user, groups[1], True) for user in silent])
+    answers = await gatherResults([accounts.not_to_disturb(members, group) for group in groups])
+    assert [set(answer) for answer in answers] == [set(), silent, set()]
+
+
+@pytest_twisted.ensureDeferred
+async def test_phones_are_bound_by_kind(accounts: ANY) -> None:
+    """A user has one push token of each kind, the one bound last."""
+    for appid in (7, 8):
+        await accounts.create_app("app", appid)
+    other, nobody = UserKey(7, 2), UserKey(7, 3)
+    await accounts.bind_devices(USER, {"apns": "a1", "pushkit": "p1"})
+    await accounts.bind_devices(other, {"gcm": "g" * 4096})
+    await accounts.bind_devices(UserKey(8, 1), {"apns": "of another app"})
+    await accounts.bind_devices(USER, {"apns": "a2"})
+    await accounts.bind_devices(USER, {})
+    bound = await accounts.bound_devices([USER, nobody, other, USER])
+    assert bound == {USER: {"apns": "a2", "pushkit": "p1"}, other: {"gcm": "g" * 4096}}
+    assert await accounts.bound_devices([UserKey(8, 1), nobody]) == {UserKey(8, 1): {"apns": "of another app"}}
+    assert await accounts.bound_devices([]) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_phone_that_changed_hands(accounts: ANY) -> None:
+    """A token is taken from who had it: of this app, of this kind, this very token."""
+    other = UserKey(7, 2)
+    await accounts.bind_devices(USER, {"apns": "phone", "gcm": "Phone", "hw": "phone", "xm": "mine"})
+    await accounts.bind_devices(UserKey(8, 1), {"apns": "phone"})
+    await accounts.bind_devices(other, {"apns": "phone", "gcm": "phone"})
+    assert await accounts.bound_devices([USER, other, UserKey(8, 1)]) == {
+        USER: {"gcm": "Phone", "hw": "phone", "xm": "mine"},
+        other: {"apns": "phone", "gcm": "phone"},
+        UserKey(8, 1): {"apns": "phone"},
+    }
+    await accounts.bind_devices(USER, {"apns": "phone"})
+    assert await accounts.bound_devices([other]) == {other: {"gcm": "phone"}}
+
+
+@pytest_twisted.ensureDeferred
+async def test_unbinding_what_is_ones_own(accounts: ANY) -> None:
+    """Only the user's own token goes, and only if it is that one."""
+    other = UserKey(7, 2)
+    await accounts.bind_devices(USER, {"apns": "a", "xg": "x"})
+    await accounts.bind_devices(other, {"apns": "b"})
+    await accounts.unbind_devices(USER, {"apns": "b", "xg": "old", "jp": "never had"})
+    assert await accounts.bound_devices([USER, other]) == {USER: {"apns": "a", "xg": "x"}, other: {"apns": "b"}}
+    await accounts.unbind_devices(USER, {"apns": "a", "xg": "x"})
+    assert await accounts.bound_devices([USER, other]) == {other: {"apns": "b"}}
+
+
 # What only a database can do wrong.
+
+
+@pytest_twisted.ensureDeferred
+async def test_binding_is_timed(house: SqlHouse) -> None:
+    """The time of the last binding stands beside the token, beyond 2038 too."""
+    await house.directory.bind_devices(USER, {"apns": "a", "gcm": "g"})
+    house.seconds = 2**31 + 5.9
+    await house.directory.bind_devices(USER, {"apns": "a"})
+    assert await house.rows("SELECT kind, token, timestamp FROM push_token ORDER BY kind") == [
+        ("apns", "a", 2**31 + 5),
+        ("gcm", "g", 1_700_000_000),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_checking_costs_no_transaction_that_writes(house: SqlHouse) -> None:
+    """What is asked for every request, or every push, only reads."""
+    await house.directory.create_app("demo", 7)
+    before = sum(house.metrics.commit_seconds.counts)
+    await house.directory.check_app(7, b"password")
+    await house.directory.user_of_token(b"token")
+    await house.directory.not_to_disturb([USER], Conversation(True, 5))
+    await house.directory.bound_devices([USER])
+    assert sum(house.metrics.commit_seconds.counts) == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_check_that_a_change_overtakes(house: SqlHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was looked up before a new secret or a revocation, and is answered after it, is judged by what is then."""
+    directory = house.directory
+    _, secret = await directory.create_app("demo", 7)
+    (token,) = await directory.issue_tokens(7, [1])
+    go_on = threading.Event()
+    reached = []
+
+    def hold(group: ReadGroup[Any, Any]) -> None:
+        here: Deferred[None] = Deferred()
+        read = group._read
+
+        def look_up(connection: Connection, asked: Sequence[Any]) -> Sequence[Any]:
+            answers = read(connection, asked)
+            if not go_on.is_set():
+                running_reactor().callFromThread(here.callback, None)
+                assert go_on.wait(30)
+            return answers
+
+        monkeypatch.setattr(group, "_read", look_up)
+        reached.append(here)
+
+    hold(directory._secrets)
+    hold(directory._sign_ins)
+    checked, whose = directory.check_app(7, as_sent(secret)), directory.user_of_token(token.encode())
+    await gatherResults(reached)
+    await directory.rotate_secret(7)
+    await directory.revoke_token(token)
+    go_on.set()
+    assert await checked is False
+    assert await whose is None
 
 
 @pytest_twisted.ensureDeferred
@@ -202,14 +439,15 @@ async def test_no_secret_stands_in_the_database(house: SqlHouse, tmp_path: Path)
     """Only hashes of tokens and secrets are kept: of a token its sha256, of a secret that of what back ends send."""
     _, secret = await house.directory.create_app("demo", 7)
     (token,) = await house.directory.issue_tokens(7, [1])
-    as_sent = md5(secret.encode(), usedforsecurity=False).hexdigest()
-    assert await house.rows("SELECT secret_sha256 FROM app") == [(sha256(as_sent.encode()).digest(),)]
+    assert await house.rows("SELECT secret_sha256 FROM app") == [(sha256(as_sent(secret)).digest(),)]
     assert await house.rows("SELECT sha256, appid, uid FROM token") == [
         (sha256(token.encode()).digest(), 7, 1),
     ]
     contents = [file.read_bytes() for file in tmp_path.iterdir()]  # noqa: ASYNC240  a small file of the test's own
     assert sha256(token.encode()).digest() in b"".join(contents)
-    assert not any(clear.encode() in content for clear in (secret, as_sent, token) for content in contents)
+    assert not any(
+        clear.encode() in content for clear in (secret, as_sent(secret).decode(), token) for content in contents
+    )
 
 
 @pytest_twisted.ensureDeferred
@@ -247,14 +485,30 @@ async def test_closed_lane_is_unavailable(tmp_path: Path) -> None:
         await house.directory.revoke_token("token")
     with pytest.raises(Unavailable):
         await house.directory.change_settings(USER, forbidden=True)
+    for asked in (
+        house.directory.check_app(7, b"password"),
+        house.directory.user_of_token(b"token"),
+        house.directory.not_to_disturb([USER], Conversation(True, 5)),
+        house.directory.bound_devices([USER]),
+        house.directory.bind_devices(USER, {"apns": "a"}),
+    ):
+        with pytest.raises(Unavailable):
+            await asked
 
 
 @pytest_twisted.ensureDeferred
 async def test_broken_database_is_unavailable(house: SqlHouse, flush_logged_errors: FlushLoggedErrors) -> None:
     """What the database cannot do fails with Unavailable, and with nothing else."""
     await house.directory.create_app("demo", 7)
-    await house.change(lambda connection: connection.exec_driver_sql("DROP TABLE token"))
+    for table in ("token", "do_not_disturb", "push_token"):
+        await house.change(partial(Connection.exec_driver_sql, statement=f"DROP TABLE {table}"))
     for failing in (
+        house.directory.user_of_token(b"token"),
+        house.directory.not_to_disturb([USER], Conversation(True, 5)),
+        house.directory.set_do_not_disturb(USER, Conversation(True, 5), True),
+        house.directory.bound_devices([USER]),
+        house.directory.bind_devices(USER, {"apns": "a"}),
+        house.directory.unbind_devices(USER, {"apns": "a"}),
         house.directory.issue_tokens(7, [1]),
         house.directory.revoke_token("token"),
         house.directory.revoke_tokens(USER),

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
+from imserver.directory import statements
 from imserver.directory.sql import SqlDirectory
 from imserver.interfaces import IDirectory, Unavailable
 from imserver.model import SignIn, UserKey
@@ -29,10 +30,12 @@ async def house(tmp_path: Path) -> AsyncIterator[SqlHouse]:
     await house.stop()
 
 
-@pytest.fixture(params=["fake", "sql"])
-def directory(request: pytest.FixtureRequest) -> ANY:
+@pytest.fixture(params=["fake", "sql", "sql without JSON"])
+def directory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ANY:
     if request.param == "fake":
         return FakeDirectory()
+    if request.param == "sql without JSON":
+        monkeypatch.setattr(statements, "JSON_DIALECTS", frozenset())
     house: SqlHouse = request.getfixturevalue("house")
     return house.directory
 
