@@ -12,7 +12,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from imserver.http.access import of_apps, of_apps_and_users, of_users
-from imserver.http.calls import MOST_IDS, Content, Id, Name, Refused, Reply, Sender, Switch, data
+from imserver.http.calls import MOST_IDS, NO_CONTROLS, Content, Id, Name, Refused, Reply, Sender, Switch, data
 from imserver.http.endpoints import DONE, Endpoint, Json
 from imserver.http.history import History, Message
 from imserver.http.settings import Settings
@@ -124,7 +124,7 @@ class Offline(msgspec.Struct, frozen=True):
     new: int
 
 
-_PushToken = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_PushToken = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=NO_CONTROLS)]
 
 
 class Phone(msgspec.Struct, frozen=True):

@@ -15,6 +15,8 @@ Query = TypeVar("Query", bound=msgspec.Struct)
 #: Digits of the largest int64.
 _DIGITS: Final = 19
 
+#: Text without control characters. To Python `$` also stands before a newline at the end, to JSON Schema it does not.
+NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]*$(?!\n)"
 #: Ids of apps, users and groups.
 Id = Annotated[int, msgspec.Meta(ge=1, lt=SAFE_INTEGER)]
 #: Whom a message comes from; 0: nobody in particular, the app itself.
@@ -25,7 +27,7 @@ Ids = Annotated[list[Id], msgspec.Meta(max_length=MOST_IDS)]
 #: What a message says.
 Content = Annotated[str, msgspec.Meta(min_length=1)]
 #: A name for people: it fits its column, and a line of a log or terminal.
-Name = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, msgspec.Meta(max_length=255, pattern=NO_CONTROLS)]
 #: On or off; some back ends write 1 and 0.
 Switch = bool | Literal[0, 1]
 

@@ -156,6 +156,7 @@ def test_what_is_not_the_json_it_takes(
         ("apps", {"name": 1}, "name"),
         ("apps", {"name": "n" * 256}, "name"),
         ("apps", {"name": "two\nlines"}, "name"),
+        ("apps", {"name": "a line\n"}, "name"),
         ("apps", {"name": "\x1b[31m"}, "name"),
         ("apps", {"name": "new", "appid": "9"}, "appid"),
         ("apps", {"name": "new", "appid": 0}, "appid"),
