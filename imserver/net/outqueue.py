@@ -52,6 +52,7 @@ class OutQueue:
     __slots__ = (
         "_dropped",
         "_first_push",
+        "_is_socket",
         "_limits",
         "_metrics",
         "_push_bytes",
@@ -72,6 +73,8 @@ class OutQueue:
 
     def __init__(self, transport: Any, schedule: FlushSchedule, limits: Limits, metrics: Metrics) -> None:
         self.transport = transport
+        #: False under TLS.
+        self._is_socket = hasattr(transport, "doWrite")
         self.version = 0
         self.closed = False
         self._schedule = schedule
@@ -180,6 +183,10 @@ class OutQueue:
                 counts[command] += 1
         self._seq = seq
         self.transport.write(b"".join(pieces))
+        if self._is_socket:
+            # It nearly always has room. Left to itself the transport waits for the reactor to find that out, which costs
+            # more than the write. An error comes again when the reactor tries, and is handled there.
+            self.transport.doWrite()
 
     def _drop_oldest(self) -> None:
         queue, limits = self._queue, self._limits

@@ -87,6 +87,10 @@ class FakeTransport(FileDescriptor):
                 self.connectionLost(Failure(ConnectionDone()))
         self._window = 0
 
+    def open_window(self, size: int) -> None:
+        """Have room for so many bytes from now on."""
+        self._window = size
+
     def send(self, data: bytes) -> None:
         """Send bytes; the server reads them once it wants to, at most `READ_SIZE` at a time."""
         self.unread += data

@@ -75,6 +75,40 @@ def test_seq_starts_at_one_and_is_consecutive_over_flushes() -> None:
     ]
 
 
+def test_a_socket_with_room_is_written_at_once() -> None:
+    """The reactor need not find out first that there is room."""
+    queues = Queues()
+    queue, transport = queues.add()
+    transport.open_window(1000)
+    queue.enqueue(reply(5))
+    queues.settle()
+    assert [key_of(frame) for frame in parse(bytes(transport.taken))] == [5]
+    assert not transport.is_writing()
+    for key in range(100):
+        queue.enqueue(reply(key, 100))
+    queues.settle()
+    assert len(transport.taken) == 1000
+    assert transport.is_writing(), "the rest goes when the reactor says that there is room"
+    assert [key_of(frame) for frame in queues.read_all(transport)] == [5, *range(100)]
+
+
+def test_under_tls_there_is_no_socket_to_write_to() -> None:
+    """A transport that knows `write` alone will do."""
+
+    class Wrapped:
+        def __init__(self) -> None:
+            self.data = b""
+
+        def write(self, data: bytes) -> None:
+            self.data += data
+
+    queues, transport = Queues(), Wrapped()
+    queue = OutQueue(transport, queues.schedule, queues.limits, queues.metrics)
+    queue.enqueue(reply(5))
+    queues.settle()
+    assert [key_of(frame) for frame in parse(transport.data)] == [5]
+
+
 def test_connections_number_for_themselves() -> None:
     """A unit that goes to many has on each connection that connection's own seq (nothing of it is shared)."""
     queues = Queues()
