@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -24,10 +25,12 @@ _Object = dict[str, Any]
 
 
 def routes(endpoints: Sequence[Endpoint]) -> Sequence[Route]:
-    description = json(describe(endpoints))
+    @cache
+    def description() -> Reply:
+        return json(describe(endpoints))
 
     async def show(request: IRequest) -> Reply:
-        return description
+        return description()
 
     return (Route("GET", "/openapi.json", show),)
 

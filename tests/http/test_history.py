@@ -199,10 +199,10 @@ def test_bounded_bytes(server: Server, timelines: Timelines, content: bytes) -> 
     assert timelines.longest_page <= 256 * 1024
 
 
-@pytest.mark.parametrize("limit", ["", "0", "-1", "x", str(MOST_LISTED + 1), "9" * 30])
-def test_wrong_limit(server: Server, limit: str) -> None:
+def test_wrong_limit(server: Server) -> None:
     """Who asks for more than one answer can have is told so."""
-    assert server.call("GET", LATEST + limit).is_error(400, "limit")
+    for limit in ("", "0", "-1", "x", str(MOST_LISTED + 1), "9" * 30):
+        assert server.call("GET", LATEST + limit).is_error(400, "limit"), limit
 
 
 @pytest.mark.parametrize("path", [LATEST + "10", HISTORY + "0", COUNT, COUNT + "&sync_key=2"])
