@@ -148,15 +148,17 @@ class Delivery:
         registry, bus, sender = self._registry, self._bus, message.sender
         for user, timeline, key in zip(users, message.timelines, stored.keys, strict=True):
             is_sender = user == sender
+            device = message.device if is_sender else 0
+            push = None
             connections = registry.connections_of(user)
-            if connections or not bus.alone:
-                push = _push(message, timeline, key, pushed)
-                device = message.device if is_sender else 0
-                for connection in connections:
-                    if connection is not origin and not (device and connection.device == device):
-                        connection.enqueue_non_block(push)
-                bus.publish_to_user(user, push, device)
-            if not is_sender and not registry.is_online(user) and not bus.online_elsewhere(user):
+            for connection in connections:
+                if connection is not origin and not (device and connection.device == device):
+                    if push is None:
+                        push = _push(message, timeline, key, pushed)
+                    connection.enqueue_non_block(push)
+            if not bus.alone:
+                bus.publish_to_user(user, push or _push(message, timeline, key, pushed), device)
+            if not is_sender and not (connections and registry.is_online(user)) and not bus.online_elsewhere(user):
                 offline.append(user)
         return offline
 
