@@ -65,6 +65,7 @@ class IConnection(Interface):
     room = Attribute("int: the room that the connection is in; 0: none.")
     closed = Attribute("bool: nothing is read or written any more.")
     signed_in_at = Attribute("float: seconds since 1970; 0 before sign-in.")
+    heard_at = Attribute("float: when the client last sent anything, in the reactor's seconds.")
 
     def enqueue(unit: Unit) -> None:
         """Send a reply. It is never dropped while the connection lives."""
@@ -383,8 +384,11 @@ class IGroupChanges(Interface):
 class IWords(Interface):
     """Words that are not to be said."""
 
+    empty = Attribute("bool: there are none, so that no text need be looked at.")
+
     def masked(text: str) -> str:
-        """The text with a `*` for each character of such a word; the same object where there is none."""
+        """The text, which may hold lone surrogates, with a `*` for each character of such a word; the same object where
+        there is none."""
 
 
 class IBus(Interface):

@@ -87,5 +87,25 @@ class Metrics:
         self.writes_failed = Counter("imserver_writes_failed_total", "Writes that did not reach the disk.", "kind")
         self.writes_waiting = Gauge("imserver_writes_waiting", "Writes that wait for a transaction.")
         self.reads_failed = Counter("imserver_reads_failed_total", "Reads that gave no answer.", "kind")
+        self.cached_groups = Gauge("imserver_cached_groups", "Groups in memory.")
+        self.cached_group_members = Gauge("imserver_cached_group_members", "Members of the groups in memory.")
+        self.group_reads = Counter("imserver_group_reads_total", "Times that a group was read from the database.")
+        self.word_files_refused = Counter("imserver_word_files_refused_total", "Changed word files that were no use.")
         self.http_requests = Counter("imserver_http_requests_total", "Answers to HTTP requests.", "status")
         self.offline_pushes = Counter("imserver_offline_pushes_total", "Messages for users who are not online.")
+        self.push_queued = Counter("imserver_push_queued_total", "Pushes on disk for the webhook.")
+        self.push_delivered = Counter("imserver_push_delivered_total", "Pushes that the webhook has taken.")
+        self.push_dropped = Counter("imserver_push_dropped_total", "Pushes that the webhook never gets.", "reason")
+        self.push_retries = Counter("imserver_push_retries_total", "Tries that delivered no pushes.", "reason")
+        self.push_waiting = Gauge("imserver_push_waiting", "Pushes that wait for the webhook.")
+        self.push_request_seconds = Histogram(
+            "imserver_push_request_seconds",
+            "One request to the webhook.",
+            (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+        )
+        self.rescued_pushes = Counter(
+            "imserver_rescued_pushes_total", "Messages pushed to users online who did not answer, queued for push after all."
+        )
+        self.unwatched_pushes = Counter(
+            "imserver_unwatched_pushes_total", "Messages pushed to users online beyond what is watched for an answer."
+        )

@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imserver.chat.replies import ack_of_stored, refuse
+from imserver.chat.rescue import Rescue
 from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, Unavailable
 from imserver.metrics import Metrics
 from imserver.model import GROUP_TIMELINE, EntryPush, NewMessage, Push, Stored, TimelineKey, UserKey
@@ -47,6 +48,7 @@ class Delivery:
         push_queue: IPushQueue,
         metrics: Metrics,
         monotonic: Callable[[], float],
+        rescue: Rescue | None = None,
     ) -> None:
         self._timelines = timelines
         self._registry = registry
@@ -54,6 +56,7 @@ class Delivery:
         self._push_queue = push_queue
         self._metrics = metrics
         self._monotonic = monotonic
+        self._rescue = rescue
         #: Of each client, the newest message on its way to disk.
         self._newest: dict[IConnection, _Sent] = {}
 
@@ -150,15 +153,14 @@ class Delivery:
             is_sender = user == sender
             device = message.device if is_sender else 0
             push = None
-            connections = registry.connections_of(user)
-            for connection in connections:
+            for connection in registry.connections_of(user):
                 if connection is not origin and not (device and connection.device == device):
                     if push is None:
                         push = _push(message, timeline, key, pushed)
                     connection.enqueue_non_block(push)
             if not bus.alone:
                 bus.publish_to_user(user, push or _push(message, timeline, key, pushed), device)
-            if not is_sender and not (connections and registry.is_online(user)) and not bus.online_elsewhere(user):
+            if not is_sender and self._is_offline(user, message):
                 offline.append(user)
         return offline
 
@@ -178,9 +180,17 @@ class Delivery:
                 if connection is not origin and not (device and connection.device == device):
                     connection.enqueue_non_block(push)
             bus.publish_to_user(user, push, device)
-            if not is_sender and not registry.is_online(user) and not bus.online_elsewhere(user):
+            if not is_sender and self._is_offline(user, message):
                 offline.append(user)
         return offline
+
+    def _is_offline(self, user: UserKey, message: NewMessage) -> bool:
+        """Is the push queue to have this message for the user? Where not, whether they answer is watched."""
+        if self._registry.is_online(user):
+            if self._rescue is not None and message.command not in _SILENT:
+                self._rescue.pushed(user, message)
+            return False
+        return not self._bus.online_elsewhere(user)
 
     def to_user(self, user: UserKey, push: Push, origin: IConnection | None) -> None:
         """Send to the user's connections, on every node, but not to `origin`. Nothing is stored."""

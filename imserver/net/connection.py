@@ -109,7 +109,6 @@ class Connection(OutQueue):
         "_ahead_until",
         "_decoder",
         "_frame_held",
-        "_heard_at",
         "_listeners",
         "_pause_reason",
         "_reading_stopped",
@@ -126,6 +125,7 @@ class Connection(OutQueue):
         "device",
         "device_id",
         "forbidden",
+        "heard_at",
         "notification_on",
         "number",
         "platform_id",
@@ -170,7 +170,7 @@ class Connection(OutQueue):
         self._ahead_until = 0.0
         self._resume_call: Any = None
         now = listeners.clock.seconds()
-        self._heard_at = now
+        self.heard_at = now
         self._stalled_since = 0.0
         self._unsent = 0
         #: When `overdue` is to look at this connection, at the latest.
@@ -261,7 +261,7 @@ class Connection(OutQueue):
     def heard(self, size: int) -> None:
         """The client sent bytes, of frames or not: note when, and what they are worth of its time."""
         now = self._listeners.clock.seconds()
-        self._heard_at = now
+        self.heard_at = now
         rate = self._limits.bytes_per_second
         if rate:
             self._ahead_until = max(self._ahead_until, now) + size / rate
@@ -274,7 +274,7 @@ class Connection(OutQueue):
     def _charge_messages(self, number: int) -> None:
         rate = self._limits.messages_per_second
         if rate:
-            self._ahead_until = max(self._ahead_until, self._heard_at) + number / rate
+            self._ahead_until = max(self._ahead_until, self.heard_at) + number / rate
 
     def _pace_reading(self) -> None:
         """Stop reading while the client may not go on, and go on when it may: its own TCP window is the queue."""
@@ -284,7 +284,7 @@ class Connection(OutQueue):
             reason = "replies"
         elif len(self._decoder) > _UNDECODED and (self._turn_taken or self._frame_held is not None):
             reason = "unfinished"
-        elif self._ahead_until - self._heard_at > _BURST and self._is_ahead():
+        elif self._ahead_until - self.heard_at > _BURST and self._is_ahead():
             reason = "rate"
         else:
             reason = ""
@@ -301,7 +301,7 @@ class Connection(OutQueue):
                 self.transport.pauseProducing()
         else:
             # Nothing could be heard of it until now.
-            self._heard_at = self._listeners.clock.seconds()
+            self.heard_at = self._listeners.clock.seconds()
             self.transport.resumeProducing()
         self._pause_reason = reason
 
@@ -412,13 +412,13 @@ class Connection(OutQueue):
             self.close(self._reading_stopped)
         elif self.user is None and not self._turn_taken:
             self.close("sign_in_timeout")
-        elif not self._pause_reason and now - self._heard_at >= limits.idle_seconds:
+        elif not self._pause_reason and now - self.heard_at >= limits.idle_seconds:
             self.close("idle")
         elif self._write_paused and self._takes_nothing(now):
             self._metrics.closed.inc("stalled")
             self.write_failed()
         else:
-            left = limits.idle_seconds - (now - self._heard_at)
+            left = limits.idle_seconds - (now - self.heard_at)
             if self._write_paused or self.user is None:
                 left = min(left, limits.stalled_seconds / 4)
             self.deadline = now + max(left, 1.0)

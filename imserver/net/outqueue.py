@@ -184,8 +184,8 @@ class OutQueue:
         self._seq = seq
         self.transport.write(b"".join(pieces))
         if self._is_socket:
-            # It nearly always has room. Left to itself the transport waits for the reactor to find that out, which costs
-            # more than the write. An error comes again when the reactor tries, and is handled there.
+            # It nearly always has room. Left to itself the transport waits for the reactor to find that out, which
+            # costs more than the write. An error comes again when the reactor tries, and is handled there.
             self.transport.doWrite()
 
     def _drop_oldest(self) -> None:

@@ -63,6 +63,7 @@ class FakeConnection:
         self.room = 0
         self.closed = False
         self.signed_in_at = 0.0
+        self.heard_at = 0.0
         #: What `may_sign_in` answers.
         self.throttled = False
         #: The client does not take its replies.
