@@ -47,6 +47,7 @@ from imserver.http.site import make_root, make_site
 from imserver.metrics import Metrics
 from imserver.net.connection import Listeners
 from imserver.net.limits import most_connections
+from imserver.net.prompt import write_promptly
 from imserver.net.registry import ClientRegistry
 from imserver.net.tcp import TcpFactory
 from imserver.net.websocket import WebSocketFactory
@@ -171,10 +172,15 @@ class Server(Service):
         for name, factory in self._factories.items():
             for description in getattr(self._config.listen, name):
                 listening = serverFromString(self._reactor, _with_backlog(description)).listen(factory)
-                listening.addCallbacks(self._ports[name].append, _cannot_listen, errbackArgs=(description,))
+                listening.addCallbacks(self._listens, _cannot_listen, callbackArgs=(name,), errbackArgs=(description,))
                 listening.addErrback(failed.append)
         if failed:
             failed[0].raiseException()
+
+    def _listens(self, port: IListeningPort, name: str) -> None:
+        self._ports[name].append(port)
+        if name != "http":
+            write_promptly(port)
 
     def startService(self) -> None:
         Service.startService(self)

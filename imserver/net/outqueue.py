@@ -1,6 +1,6 @@
 """What is to leave on one connection: capped, numbered, joined into few writes, stopped while nobody takes it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from imserver.metrics import Metrics
 from imserver.model import Limits, Push, TimelineKey, Unit
+from imserver.net.prompt import PromptWriter
 from imserver.protocol.frame import Envelope, OutFrame
 
 #: Bytes of one write. A transport takes about two of them before it says pause: that much is lost to dropping.
@@ -52,7 +53,6 @@ class OutQueue:
     __slots__ = (
         "_dropped",
         "_first_push",
-        "_is_socket",
         "_limits",
         "_metrics",
         "_push_bytes",
@@ -63,6 +63,7 @@ class OutQueue:
         "_scheduled",
         "_seq",
         "_waiting_for_drain",
+        "_write_out",
         "_write_paused",
         "closed",
         "transport",
@@ -73,8 +74,10 @@ class OutQueue:
 
     def __init__(self, transport: Any, schedule: FlushSchedule, limits: Limits, metrics: Metrics) -> None:
         self.transport = transport
-        #: False under TLS.
-        self._is_socket = hasattr(transport, "doWrite")
+        #: (Not by its attributes: TLS has those of the transport under it.)
+        self._write_out: Callable[[bytes], None] = (
+            transport.write_now if isinstance(transport, PromptWriter) else transport.write
+        )
         self.version = 0
         self.closed = False
         self._schedule = schedule
@@ -182,11 +185,7 @@ class OutQueue:
             for command in unit.commands:
                 counts[command] += 1
         self._seq = seq
-        self.transport.write(b"".join(pieces))
-        if self._is_socket:
-            # It nearly always has room. Left to itself the transport waits for the reactor to find that out, which
-            # costs more than the write. An error comes again when the reactor tries, and is handled there.
-            self.transport.doWrite()
+        self._write_out(b"".join(pieces))
 
     def _drop_oldest(self) -> None:
         queue, limits = self._queue, self._limits

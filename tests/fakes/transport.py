@@ -11,11 +11,13 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from imserver.net.prompt import PromptWriter
+
 #: Bytes of one read, as tcp.Connection.doRead has it.
 READ_SIZE = 65536
 
 
-class FakeTransport(FileDescriptor):
+class FakeTransport(PromptWriter):
     """The server's end of a connection."""
 
     def __init__(self, reactor: MemoryReactorClock, peer: str = "192.0.2.1") -> None:
