@@ -41,7 +41,8 @@ def describe(endpoints: Sequence[Endpoint]) -> _Object:
     (error, *schemas), components = msgspec.json.schema_components([Error, *types], ref_template=_REF)
     paths: dict[str, _Object] = {}
     for endpoint, body, answer in zip(endpoints, schemas[::2], schemas[1::2], strict=True):
-        responses = {"200": _in_json("It is done.", answer)}
+        whole = answer if isinstance(endpoint.answer, Bare) else _under_data(answer)
+        responses = {"200": _in_json("It is done.", whole)}
         responses |= {str(status): _in_json(reason, error) for status, reason in sorted(_failures(endpoint).items())}
         operation = {
             "operationId": "_".join(re.findall(r"\w+", f"{endpoint.method.lower()} {endpoint.path}")),
@@ -68,6 +69,10 @@ def _json_body(endpoint: Endpoint) -> Any:
 
 def _answer(endpoint: Endpoint) -> Any:
     return endpoint.answer.type if isinstance(endpoint.answer, Bare) else endpoint.answer
+
+
+def _under_data(schema: _Object) -> _Object:
+    return {"type": "object", "properties": {"data": schema}, "required": ["data"]}
 
 
 def _content(body: Json | PlainText | JsonOrPlainText, json_schema: _Object) -> _Object:
