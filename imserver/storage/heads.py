@@ -17,8 +17,6 @@ class Heads(dict[TimelineKey, int]):
     def learn(self, cursor: sqlite.Cursor, timelines: Iterable[TimelineKey]) -> None:
         """Know the heads of all these timelines."""
         unknown = {timeline for timeline in timelines if timeline not in self}
-        if not unknown:
-            return
         if len(self) + len(unknown) > _MOST:
             known = {timeline: self[timeline] for timeline in timelines if timeline in self}
             self.clear()

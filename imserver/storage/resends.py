@@ -6,7 +6,7 @@ would change a page for each sender of a transaction.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from imserver.model import NewMessage, Stored
 from imserver.storage import sqlite
@@ -15,12 +15,13 @@ from imserver.storage import sqlite
 MOST_RECENT: Final = 8_192
 #: Bits of a filter: 1 MiB. Of a million resends one look-up in nine is for nothing.
 _FILTER_BITS: Final = 23
+_FILTER_MASK: Final = (1 << _FILTER_BITS) - 1
+#: Of the last bytes of a mark: they are those of a cryptographic digest.
+_number_of = int.from_bytes
 
 
-class _Known(NamedTuple):
-    message: int
-    key: int
-    expires: int
+#: What is known of a mark: the mark, its message, the key, when it is over.
+_Known = tuple[bytes, int, int, int]
 
 
 class Filter:
@@ -34,17 +35,12 @@ class Filter:
     def add(self, marks: Iterable[bytes]) -> None:
         bits = self._bits
         for mark in marks:
-            number = _number(mark)
+            number = _number_of(mark[-3:]) & _FILTER_MASK
             bits[number >> 3] |= 1 << (number & 7)
 
     def may_have(self, mark: bytes) -> bool:
-        number = _number(mark)
+        number = _number_of(mark[-3:]) & _FILTER_MASK
         return bool(self._bits[number >> 3] >> (number & 7) & 1)
-
-
-def _number(mark: bytes) -> int:
-    """Marks end with the bytes of a cryptographic digest."""
-    return int.from_bytes(mark[-3:], "big") & ((1 << _FILTER_BITS) - 1)
 
 
 class Resends:
@@ -61,32 +57,33 @@ class Resends:
         self._next_filter: Filter | None = None
 
     def find(self, cursor: sqlite.Cursor, marks: Sequence[bytes], now: int) -> dict[bytes, Stored]:
-        """Of these marks those that are known and not over, with what became of their messages."""
+        """Of these marks those that are known and not over, with what became of their messages. (b"" is none.)"""
         recent = self._recent
         if not self._read:
-            for mark, message, key, expires in sqlite.read_recent_resends(cursor):
-                recent[mark] = _Known(message, key, expires)
+            for row in sqlite.read_recent_resends(cursor):
+                recent[row[0]] = row
             self._read = True
         found: dict[bytes, Stored] = {}
         elsewhere: list[bytes] = []
+        may_be_old = self._filter.may_have if self._filter is not None else bool
         for mark in marks:
             known = recent.get(mark)
-            if known is None:
-                if self._filter is None or self._filter.may_have(mark):
-                    elsewhere.append(mark)
-            elif known.expires > now:
-                found[mark] = Stored(known.message, (known.key,), resent=True)
-        for mark, message, key, expires in sqlite.find_resends(cursor, elsewhere):
-            if expires > now:
-                found[mark] = Stored(message, (key,), resent=True)
+            if known is not None:
+                if known[3] > now:
+                    found[mark] = Stored(known[1], (known[2],), resent=True)
+            elif mark and may_be_old(mark):
+                elsewhere.append(mark)
+        if elsewhere:
+            for mark, message, key, expires in sqlite.find_resends(cursor, elsewhere):
+                if expires > now:
+                    found[mark] = Stored(message, (key,), resent=True)
         return found
 
-    def add(self, cursor: sqlite.Cursor, added: Sequence[tuple[bytes, int, int, int]], now: int) -> None:
-        """These stand in the database now: mark, message, key, when it is over, of each; messages rising. After
-        `find`."""
+    def add(self, cursor: sqlite.Cursor, added: Sequence[_Known], now: int) -> None:
+        """These stand in the database now, messages rising. After `find`."""
         recent = self._recent
-        for mark, message, key, expires in added:
-            recent[mark] = _Known(message, key, expires)
+        for known in added:
+            recent[known[0]] = known
         if len(recent) > self._most_recent:
             sqlite.move_recent_resends(cursor, added[-1][1], now)
             for marks in (self._filter, self._next_filter):

@@ -95,18 +95,18 @@ class Timelines:
         cursor: Any = connection.connection.cursor()
         now = int(self._now())
         marks = [mark_of(message) for message in messages]
-        known = self._resends.find(cursor, [mark for mark in marks if mark], now)
+        known = self._resends.find(cursor, marks, now)
         heads = self._heads
-        heads.learn(cursor, [timeline for message in messages for timeline in message.timelines])
         results: list[Any] = [None] * len(messages)
         #: What is to be stored: where its result goes, the message, its mark, its keys.
-        fresh: list[tuple[int, NewMessage, bytes, tuple[int, ...]]] = []
+        fresh: list[tuple[int, NewMessage, bytes, list[int]]] = []
         #: What was submitted again while the first waited.
         again: list[tuple[int, bytes]] = []
         first: dict[bytes, Any] = {}
         values: list[Any] = []
         for at, (message, mark) in enumerate(zip(messages, marks, strict=True)):
-            if mark:
+            resend = message.resend
+            if resend is not None:
                 if mark in known:
                     results[at] = known[mark]
                     continue
@@ -114,24 +114,27 @@ class Timelines:
                     again.append((at, mark))
                     continue
                 first[mark] = None
-            given = []
+            keys = []
             for timeline in message.timelines:
-                key = heads[timeline] = heads[timeline] + 1
-                given.append(key)
+                head = heads.get(timeline)
+                if head is None:
+                    heads.learn(cursor, [timeline for message in messages for timeline in message.timelines])
+                    head = heads[timeline]
+                heads[timeline] = head = head + 1
+                keys.append(head)
             # int: the driver takes five times as long for an IntEnum.
-            values += (int(message.command), int(message.flag), message.created, message.body)
-            if message.resend is None:
-                values += (None, None, None)
-            else:
-                values += (mark, given[message.own], now + message.resend.window)
-            fresh.append((at, message, mark, tuple(given)))
+            values += (int(message.command), message.flag, message.created, message.body)
+            values += (None, None, None) if resend is None else (mark, keys[message.own], now + resend.window)
+            fresh.append((at, message, mark, keys))
         entries: list[int] = []
         added: list[tuple[bytes, int, int, int]] = []
         for (at, message, mark, keys), number in zip(fresh, sqlite.add_messages(cursor, values), strict=True):
+            for (appid, kind, owner), key in zip(message.timelines, keys, strict=True):
+                entries += (appid, kind, owner, key, number, 0)
             own = message.own
-            for place, ((appid, kind, owner), key) in enumerate(zip(message.timelines, keys, strict=True)):
-                entries += (appid, kind, owner, key, number, message.device if place == own else 0)
-            stored = results[at] = Stored(number, keys)
+            if message.device:
+                entries[6 * (own - len(keys)) + 5] = message.device
+            stored = results[at] = Stored(number, tuple(keys))
             if message.resend is not None:
                 first[mark] = stored
                 added.append((mark, number, keys[own], now + message.resend.window))
