@@ -1,10 +1,10 @@
 """How the directory asks a database: many values at once, rows in one piece, refusals that undo nothing of others."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
-from sqlalchemy import Column, Connection, LargeBinary, Select, bindparam, func, select, tuple_
+from sqlalchemy import Column, Connection, LargeBinary, Select, Table, bindparam, func, insert, select, tuple_
 
 from imserver.database import schema
 from imserver.interfaces import AlreadyExists, NotFound
@@ -77,6 +77,29 @@ class Keys:
             else:
                 found.update(tuple(row) for row in connection.execute(self._plain, {"keys": some}))
         return found
+
+
+class NewRows:
+    """Adds rows that differ in one column, in one piece (`JSON_DIALECTS`)."""
+
+    def __init__(self, table: Table, column: str, *same: str) -> None:
+        """
+        Args:
+            column: in which they differ, of integers.
+            same: the columns in which they do not.
+        """
+        value = func.json_each(bindparam("values")).table_valued("value").c.value
+        constants = [bindparam(f"same_{name}", type_=table.c[name].type) for name in same]
+        self._column = column
+        self._plain = insert(table)
+        self._json = insert(table).from_select([*same, column], select(*constants, value))
+
+    def add(self, connection: Connection, same: Mapping[str, object], values: Collection[int]) -> None:
+        if connection.dialect.name in JSON_DIALECTS:
+            constants = {f"same_{name}": constant for name, constant in same.items()}
+            connection.execute(self._json, {**constants, "values": msgspec.json.encode(values).decode()})
+        elif values:
+            connection.execute(self._plain, [{**same, self._column: value} for value in values])
 
 
 def chunks(values: Iterable[Value]) -> Iterator[list[Value]]:

@@ -1,4 +1,4 @@
-"""An `SqlDirectory` on a database file, for the contract tests."""
+"""The directory on a database file, for the tests of it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +10,16 @@ from twisted.internet.defer import Deferred
 from imserver.database.engine import open_readers, open_writer
 from imserver.database.lanes import IReactor, ReadLane, WriteGroup, WriteLane
 from imserver.database.schema import metadata
+from imserver.directory.groups import SqlGroups
+from imserver.directory.relations import SqlRelations
 from imserver.directory.sql import SqlDirectory
 from imserver.metrics import Metrics
 
 
 class SqlHouse:
-    """A database of its own, with its lanes and a directory on them."""
+    """A database of its own, with its lanes and all of the directory on them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_members: int = 100_000) -> None:
         from twisted.internet import reactor as running
 
         reactor = cast(IReactor, running)
@@ -30,6 +32,10 @@ class SqlHouse:
         self.writes = WriteLane(engine, reactor, self.metrics, 100_000, 64 * 1024 * 1024, 10.0)
         self.reads = ReadLane(open_readers(url, 2), reactor, self.metrics, 2, 10.0)
         self.directory = SqlDirectory(self.writes, self.reads, lambda: self.seconds)
+        self.groups = SqlGroups(
+            self.writes, self.reads, lambda: self.seconds, lambda: self.seconds, self.metrics, most_members
+        )
+        self.relations = SqlRelations(self.writes, self.reads, lambda: self.seconds)
         self.writes.start()
         self.reads.start()
 
