@@ -2,7 +2,8 @@
 `IAccounts`, `IGroups` and `IRelations`.
 
 Lives here: one module for each place where this may be kept. ``sql`` (with its statements in ``sign_ins``, ``accounts``
-and ``phones``), ``groups`` and ``relations`` are the embedded default.
+and ``phones``), ``groups`` and ``relations`` are the embedded default. ``words``, those that are not to be said, are in
+a file (`IWords`).
 May not live here: messages and sync keys (storage), what follows from a sign-in or a group (chat), who may ask for what
 (http).
 
