@@ -360,3 +360,4 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage_seconds: float = 2.0
     read_seconds: float = 2.0
     page_bytes: int = 256 * 1024
+    cached_group_members: int = 250_000
