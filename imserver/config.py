@@ -17,7 +17,7 @@ from imserver.model import Limits
 
 _LogFormat = Literal["text", "json"]
 _LogLevel = Literal["debug", "info", "warn", "error", "critical"]
-_PushKind = Literal["none", "log"]
+_PushKind = Literal["none", "log", "webhook"]
 
 
 class ConfigError(Exception):
@@ -47,6 +47,24 @@ class Database(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: _PushKind = "none"
+    #: Where the webhook is. Not to be shown: path and query may be secret.
+    url: str = ""
+    #: The file with the key that signs requests. Absolute, once loaded.
+    key_file: str = ""
+    #: Pushes in one request.
+    batch: int = 100
+    #: Seconds that a request may take.
+    timeout_seconds: float = 10.0
+    #: Seconds after which a push is of no use any more.
+    max_age_seconds: float = 3600.0
+    #: Pushes that may wait for the webhook.
+    most_waiting: int = 100_000
+    #: Seconds in which a client has to show that it lives after a message was pushed to it; 0: it is not watched.
+    rescue_seconds: float = 20.0
+
+    def __repr__(self) -> str:
+        fields = msgspec.structs.asdict(self) | {"url": re.sub(r"(?<=[^:/])/.*", "/***", self.url)}
+        return f"Push({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
 
 class WebSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -236,13 +254,18 @@ _Complaints = Iterable[tuple[str, str]]
 def _complaints(config: Config) -> _Complaints:
     if not config.data.strip() or "\0" in config.data:
         yield "data", "must name a directory"
-    for check in (_listen, _database, _websocket, _numbers):
+    for check in (_listen, _database, _push, _websocket, _numbers):
         yield from check(config)
 
 
 #: The least value of each number, in the unit of its key, and whether 0 is allowed below that: "no limit".
 _LEAST: Final[Mapping[str, tuple[float, bool]]] = {
     "database.readers": (1, False),
+    "push.batch": (1, False),
+    "push.timeout_seconds": (0.1, False),
+    "push.max_age_seconds": (1, False),
+    "push.most_waiting": (1, False),
+    "push.rescue_seconds": (0, False),
     "shutdown.drain_seconds": (0, False),
     "limits.connections": (1, True),
     "limits.connections_per_address": (1, True),
@@ -264,12 +287,13 @@ _LEAST: Final[Mapping[str, tuple[float, bool]]] = {
     "limits.storage_seconds": (0.1, False),
     "limits.read_seconds": (0.1, False),
     "limits.page_bytes": (1024, False),
-    "limits.cached_group_members": (1000, False),
 }
 
 #: The most, where more would break a promise of the protocol or the machine. Seconds of a day for other waits.
 _MOST: Final[Mapping[str, tuple[float, str]]] = {
     "database.readers": (64, "each is a thread"),
+    "push.batch": (1000, "they are one request, and sent again together"),
+    "push.timeout_seconds": (300, "the pushes behind it wait"),
     "limits.storage_seconds": (5, "clients wait 5 s for an ACK"),
     "limits.read_seconds": (4, "a SYNC is answered within 4 s"),
     "limits.page_bytes": (16 * 1024 * 1024, "a page is held in memory"),
@@ -312,6 +336,27 @@ def _database(config: Config) -> _Complaints:
 
 def _without_password(url: str) -> str:
     return re.sub(r"(://[^@]*?:).*@", r"\1***@", url)
+
+
+#: No user, password or fragment; printable ASCII, as it goes over the wire.
+_WEBHOOK: Final = re.compile(
+    r'https?://(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>[0-9]{1,5}))?(?:/[!"$-~]*)?'
+)
+
+
+def _push(config: Config) -> _Complaints:
+    push = config.push
+    example = 'write it like "https://app.example.com/push"'
+    if push.url:
+        # What was written is not repeated: it may hold a secret.
+        url = _WEBHOOK.fullmatch(push.url)
+        if url is None or not 0 < int(url["port"] or 80) < 65536:
+            yield "push.url", f"must be an http or https URL without user, password or fragment; {example}"
+    elif push.kind == "webhook":
+        yield "push.url", f'kind = "webhook" needs it; {example}'
+    if push.kind == "webhook" and not push.key_file:
+        how = "make one with `(umask 077; openssl rand -hex 32 > FILE)`"
+        yield "push.key_file", f'kind = "webhook" needs it, the file with the key that signs requests; {how}'
 
 
 def _websocket(config: Config) -> _Complaints:
@@ -439,4 +484,7 @@ def _with_absolute_paths(config: Config) -> Config:
         url = make_url(database.url)
         url = url.set(database=os.path.abspath(url.database or ""))
         database = msgspec.structs.replace(database, url=url.render_as_string(hide_password=False))
-    return msgspec.structs.replace(config, data=os.path.abspath(config.data), database=database)
+    push = config.push
+    if push.key_file:
+        push = msgspec.structs.replace(push, key_file=os.path.abspath(push.key_file))
+    return msgspec.structs.replace(config, data=os.path.abspath(config.data), database=database, push=push)

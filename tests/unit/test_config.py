@@ -10,7 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.testing import MemoryReactor
 
-from imserver.config import Config, ConfigError, Database, load
+from imserver.config import Config, ConfigError, Database, Push, load
 from imserver.model import Limits
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "imserver.toml"
@@ -175,7 +175,7 @@ def test_relative_database_becomes_absolute(file: Path, tmp_path: Path, monkeypa
         ('[listen]\ntcp = "tcp:1"', ", line 2: listen.tcp: must be a list in brackets, not text in quotes"),
         ("[listen]\ntcp = [1]", ", line 2: listen.tcp[0]: must be text in quotes, not a whole number"),
         ("[http]\nopen_to_network = 1", ", line 2: http.open_to_network: must be true or false, not a whole number"),
-        ('[push]\nkind = "redis"', ', line 2: push.kind: must be one of "none", "log"'),
+        ('[push]\nkind = "redis"', ', line 2: push.kind: must be one of "none", "log", "webhook"'),
         ("[log]\nlevel = 3", ', line 2: log.level: must be one of "debug", "info", "warn", "error", "critical"'),
         ("[limits]\nconnections = -1", ", line 2: limits.connections: must be at least 1, or 0 for no limit, not -1"),
         ("[limits]\nqueue_bytes = 0", ", line 2: limits.queue_bytes: must be at least 65536, not 0"),
@@ -348,3 +348,120 @@ def test_password_is_never_shown(file: Path, password: str) -> None:
     shown = repr(Config(database=Database(url=url)))
     assert "postgresql://im:***@db.example.com/im" in shown
     assert password not in line + shown
+
+
+# The webhook for pushes.
+
+WEBHOOK = '[push]\nkind = "webhook"\nkey_file = "push.key"\n'
+
+
+def test_webhook(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it; the key's path becomes absolute, as twistd changes its directory."""
+    monkeypatch.chdir(tmp_path)
+    file.write_text(
+        WEBHOOK + 'url = "https://app.example.com/push"\nbatch = 20\ntimeout_seconds = 3\nmax_age_seconds = 60\n'
+        "most_waiting = 500\nrescue_seconds = 0"
+    )
+    assert load(str(file)).push == Push(
+        kind="webhook",
+        url="https://app.example.com/push",
+        key_file=str(tmp_path / "push.key"),
+        batch=20,
+        timeout_seconds=3.0,
+        max_age_seconds=60.0,
+        most_waiting=500,
+        rescue_seconds=0.0,
+    )
+
+
+@pytest.mark.parametrize("kind", ["none", "log"])
+def test_only_the_webhook_needs_url_and_key(file: Path, kind: str) -> None:
+    """Without them the other kinds work, and no path is made of an empty one."""
+    file.write_text(f'[push]\nkind = "{kind}"')
+    assert load(str(file)).push == msgspec.structs.replace(Push(), kind=kind)
+
+
+def test_webhook_without_url_or_key(file: Path) -> None:
+    """Either is asked for, with what to write."""
+    assert refusal(file, WEBHOOK) == (
+        ', line 1: push.url: kind = "webhook" needs it; write it like "https://app.example.com/push"'
+    )
+    line = refusal(file, '[push]\nkind = "webhook"\nurl = "http://127.0.0.1:8000"')
+    assert line.startswith(', line 1: push.key_file: kind = "webhook" needs it, the file with the key')
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost",
+        "https://app.example.com:8443/push?app=7&x=%20",
+        "http://[::1]:65535/",
+        "http://10.0.0.1/a/b;c",
+    ],
+)
+def test_webhook_url_accepted(file: Path, url: str) -> None:
+    """Hosts by name and by address, with or without port, path and query."""
+    file.write_text(WEBHOOK + f"url = '{url}'")
+    assert load(str(file)).push.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://app.example.com/s3cret",
+        "HTTPS://app.example.com/s3cret",
+        "app.example.com/s3cret",
+        "file:///s3cret",
+        "https://user:s3cret@app.example.com/",
+        "https://app.example.com@evil.example.com/s3cret",
+        "https:///s3cret",
+        "https://app.example.com/#s3cret",
+        "https://app.example.com?s3cret",
+        "https://app.example.com/s3cret ",
+        "https://app.example.com/s3cret\\nX-Evil: 1",
+        "https://app.example.com/s3cret-ü",
+        "https://bücher.example/s3cret",
+        "http://app.example.com:0/s3cret",
+        "http://app.example.com:65536/s3cret",
+        "http://app.example.com:/s3cret",
+        "http://app.example.com:٣/s3cret",
+        "http://-x/s3cret",
+    ],
+)
+@pytest.mark.parametrize("kind", ["none", "webhook"])
+def test_webhook_url_refused(file: Path, url: str, kind: str) -> None:
+    """Anything but a plain http or https URL, also before it is used; what it holds is not repeated."""
+    line = refusal(file, f'[push]\nurl = "{url}"\nkind = "{kind}"\nkey_file = "push.key"')
+    assert line == (
+        ", line 2: push.url: must be an http or https URL without user, password or fragment; "
+        'write it like "https://app.example.com/push"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("batch = 0", "batch: must be at least 1, not 0"),
+        ("batch = 1001", "batch: must be at most 1000 (they are one request, and sent again together), not 1001"),
+        ("timeout_seconds = 0", "timeout_seconds: must be at least 0.1, not 0.0"),
+        ("timeout_seconds = 301", "timeout_seconds: must be at most 300 (the pushes behind it wait), not 301.0"),
+        ("max_age_seconds = 0", "max_age_seconds: must be at least 1, not 0.0"),
+        ("max_age_seconds = 86401", "max_age_seconds: must be at most 86400 (a day), not 86401.0"),
+        ("most_waiting = 0", "most_waiting: must be at least 1, not 0"),
+        ("rescue_seconds = -1", "rescue_seconds: must be at least 0, not -1.0"),
+        ("rescue_seconds = 86401", "rescue_seconds: must be at most 86400 (a day), not 86401.0"),
+    ],
+)
+def test_push_numbers_have_ranges(file: Path, option: str, complaint: str) -> None:
+    """Each of them, at both ends where there are two."""
+    assert refusal(file, f"[push]\n{option}") == f", line 2: push.{complaint}"
+
+
+@pytest.mark.parametrize("url", ["https://app.example.com/s3cret?s3cret=s3cret", "https://app.example.com:8443/s3cret"])
+def test_webhook_path_is_not_shown(url: str) -> None:
+    """Whoever knows the path of a webhook can often use it."""
+    shown = repr(Config(push=Push(kind="webhook", url=url, batch=9)))
+    assert "s3cret" not in shown
+    assert f"url='{url[: url.index('/s3')]}/***'" in shown
+    assert "kind='webhook'" in shown
+    assert "batch=9" in shown
