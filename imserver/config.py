@@ -287,6 +287,7 @@ _LEAST: Final[Mapping[str, tuple[float, bool]]] = {
     "limits.storage_seconds": (0.1, False),
     "limits.read_seconds": (0.1, False),
     "limits.page_bytes": (1024, False),
+    "limits.cached_group_members": (1000, False),
 }
 
 #: The most, where more would break a promise of the protocol or the machine. Seconds of a day for other waits.
