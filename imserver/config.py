@@ -45,6 +45,15 @@ class Database(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Database(url={_without_password(self.url)!r}, readers={self.readers!r})"
 
 
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    #: Users send to friends only.
+    friends: bool = False
+    #: Users do not send to those who have blocked them.
+    blacklist: bool = False
+    #: The file of words that are masked; "": none are. Absolute, once loaded.
+    word_file: str = ""
+
+
 class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: _PushKind = "none"
     #: Where the webhook is. Not to be shown: path and query may be secret.
@@ -94,6 +103,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str = "var"
     listen: Listen = Listen()
     database: Database = Database()
+    policy: Policy = Policy()
     push: Push = Push()
     limits: Limits = Limits()
     websocket: WebSocket = WebSocket()
@@ -215,6 +225,7 @@ _IN_WORDS: Final = {
 _SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "listen": Listen,
     "database": Database,
+    "policy": Policy,
     "push": Push,
     "limits": Limits,
     "websocket": WebSocket,
@@ -254,6 +265,8 @@ _Complaints = Iterable[tuple[str, str]]
 def _complaints(config: Config) -> _Complaints:
     if not config.data.strip() or "\0" in config.data:
         yield "data", "must name a directory"
+    if "\0" in config.policy.word_file:
+        yield "policy.word_file", "must name a file"
     for check in (_listen, _database, _push, _websocket, _numbers):
         yield from check(config)
 
@@ -488,4 +501,8 @@ def _with_absolute_paths(config: Config) -> Config:
     push = config.push
     if push.key_file:
         push = msgspec.structs.replace(push, key_file=os.path.abspath(push.key_file))
-    return msgspec.structs.replace(config, data=os.path.abspath(config.data), database=database, push=push)
+    policy = config.policy
+    if policy.word_file:
+        policy = msgspec.structs.replace(policy, word_file=os.path.abspath(policy.word_file))
+    data = os.path.abspath(config.data)
+    return msgspec.structs.replace(config, data=data, database=database, policy=policy, push=push)

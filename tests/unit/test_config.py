@@ -10,7 +10,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.testing import MemoryReactor
 
-from imserver.config import Config, ConfigError, Database, Push, load
+from imserver.config import Config, ConfigError, Database, Policy, Push, load
 from imserver.model import Limits
 
 SHIPPED = Path(__file__).parents[2] / "etc" / "imserver.toml"
@@ -131,6 +131,15 @@ def test_file_is_read(file: Path) -> None:
     assert config.shutdown.drain_seconds == 0.0
 
 
+def test_policy(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it; the word file's path becomes absolute, as twistd changes its directory."""
+    monkeypatch.chdir(tmp_path)
+    file.write_text('[policy]\nfriends = true\nblacklist = true\nword_file = "words.txt"')
+    assert load(str(file)).policy == Policy(friends=True, blacklist=True, word_file=str(tmp_path / "words.txt"))
+    file.write_text("[policy]\nblacklist = true")
+    assert load(str(file)).policy == Policy(friends=False, blacklist=True, word_file="")
+
+
 def test_data_argument_goes_before_the_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--data wins, and the database follows it."""
     monkeypatch.chdir(tmp_path)
@@ -191,11 +200,13 @@ def test_relative_database_becomes_absolute(file: Path, tmp_path: Path, monkeypa
             "[shutdown]\ndrain_seconds = -1",
             ", line 2: shutdown.drain_seconds: must be at least 0, not -1.0",
         ),
+        ("[policy]\nfriends = 1", ", line 2: policy.friends: must be true or false, not a whole number"),
+        ('[policy]\nword_file = "a\\u0000b"', ", line 2: policy.word_file: must name a file"),
         ('[websocket]\npath = "ws"', ', line 2: websocket.path: must be a path like "/ws", without query'),
         # A key in quotes may hold anything; what is said stays on one line.
         (
             '"a\\nb" = 1',
-            ": a b: no such key; known are data, listen, database, push, limits, websocket, http, log, shutdown",
+            ": a b: no such key; known are " + ", ".join(Config.__struct_fields__),
         ),
     ],
 )
