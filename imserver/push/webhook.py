@@ -109,6 +109,7 @@ class WebhookPush:
         self._failures = 0
         self._stopping = False
         self._ended: Deferred[None] = succeed(None)
+        #: The latest.
         self._request: Deferred[Answer] | None = None
         #: While the loop rests, what ends that.
         self._rest: Deferred[None] = succeed(None)
@@ -189,13 +190,16 @@ class WebhookPush:
             self._added = False
             try:
                 found = await self._deliver_oldest()
+            except CancelledError:
+                self._metrics.push_retries.inc("stop")
+                self._log.warn("a request was given up, for the server stops; its pushes are sent at the next start")
             except Exception:  # whatever it is, the pushes that wait are to leave one day
                 self._failures += 1
                 await self._rest_for(self._delay_after(Failure()))
-                continue
-            self._failures = 0
-            if not found and not self._added:
-                await self._rest_for(None)
+            else:
+                self._failures = 0
+                if not found and not self._added:
+                    await self._rest_for(None)
         await self._webhook.close()
 
     async def _rest_for(self, seconds: float | None) -> None:
@@ -298,10 +302,6 @@ class WebhookPush:
             answer = await self._request
         except NoAnswer as error:
             raise _NotDelivered("timeout" if error.timed_out else "connection", str(error)) from None
-        except CancelledError:
-            raise _NotDelivered("stop", "the server stops") from None
-        finally:
-            self._request = None
         if not 200 <= answer.status <= 299:
             raise _NotDelivered(_kind(answer.status), f"it answered with status {answer.status}", answer.delay)
         if self._failures:

@@ -673,6 +673,21 @@ async def test_stopping_an_idle_queue(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_stop_loses_nothing(tmp_path: Path) -> None:
+    """What was pushed just before it is on disk when the lanes have ended."""
+    house = House(tmp_path)
+    house.queue.start()
+    await house.lanes.settled()
+    say(house, *"abc")
+    await house.queue.stop()
+    await house.lanes.stop()
+    house = House(tmp_path)
+    house.queue.start()
+    assert (await house.request()).texts == ["a", "b", "c"]
+    await leave(house)
+
+
+@pytest_twisted.ensureDeferred
 async def test_stopping_while_it_waits_for_the_next_try(house: House) -> None:
     """It does not wait that long."""
     say(house, "a")
@@ -713,9 +728,14 @@ async def test_stopping_gives_a_request_up(house: House) -> None:
     stopped = house.queue.stop()
     house.clock.advance(4.9)
     assert request.cancelled == 0
-    house.clock.advance(0.1)
+    with capturedLogs() as events:
+        house.clock.advance(0.1)
     assert request.cancelled == 1
     await stopped
+    assert lines(events) == [
+        ("warn", "a request was given up, for the server stops; its pushes are sent at the next start")
+    ]
+    assert house.metrics.push_retries.values == {"stop": 1}
     assert house.webhook.closed
     assert await house.lanes.rows("SELECT id FROM push") == [(1,)]
     assert house.clock.getDelayedCalls() == []
