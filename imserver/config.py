@@ -368,6 +368,8 @@ def _push(config: Config) -> _Complaints:
             yield "push.url", f"must be an http or https URL without user, password or fragment; {example}"
     elif push.kind == "webhook":
         yield "push.url", f'kind = "webhook" needs it; {example}'
+    if "\0" in push.key_file:
+        yield "push.key_file", "must name a file"
     if push.kind == "webhook" and not push.key_file:
         how = "make one with `(umask 077; openssl rand -hex 32 > FILE)`"
         yield "push.key_file", f'kind = "webhook" needs it, the file with the key that signs requests; {how}'

@@ -468,6 +468,11 @@ def test_push_numbers_have_ranges(file: Path, option: str, complaint: str) -> No
     assert refusal(file, f"[push]\n{option}") == f", line 2: push.{complaint}"
 
 
+def test_push_key_that_is_no_path(file: Path) -> None:
+    """What no file can be called is refused here, and not when it is opened."""
+    assert refusal(file, '[push]\nkey_file = "a\\u0000b"') == ", line 2: push.key_file: must name a file"
+
+
 @pytest.mark.parametrize("url", ["https://app.example.com/s3cret?s3cret=s3cret", "https://app.example.com:8443/s3cret"])
 def test_webhook_path_is_not_shown(url: str) -> None:
     """Whoever knows the path of a webhook can often use it."""
