@@ -6,11 +6,12 @@ from threading import Event
 
 import pytest
 import pytest_twisted
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 from sqlalchemy.exc import OperationalError
 from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
+from imserver.database import schema
 from imserver.directory import groups as module
 from imserver.directory import statements
 from imserver.directory.groups import SqlGroups
@@ -541,6 +542,27 @@ async def test_a_read_beside_a_change(
     go_on.set()
     assert members(await asked) == [1, 2]
     assert members(groups.group(7, number)) == after
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_that_is_refused_or_fails(house: SqlHouse, flush_logged_errors: FlushLoggedErrors) -> None:
+    """Perhaps the cache was wrong, and perhaps the change was made: the group is read again."""
+    number = (await house.groups.create(7, 1, "ours", [2], False, None)).group_id
+    other = (await house.groups.create(7, 1, "other", [2], False, None)).group_id
+    await house.change(lambda connection: connection.execute(update(schema.group).values(deleted=1)))
+    assert isinstance(house.groups.group(7, number), Group)
+    with pytest.raises(NotFound):
+        await house.groups.rename(7, number, "renamed")
+    assert await found(house.groups, 7, number) is None
+    await house.change(lambda connection: connection.exec_driver_sql("ALTER TABLE group_member RENAME TO away"))
+    await house.change(lambda connection: connection.execute(update(schema.group).values(deleted=0)))
+    with pytest.raises(Unavailable):
+        await house.groups.add_members(7, other, [3])
+    assert flush_logged_errors(OperationalError)  # the lane told of the transaction that failed
+    asked = house.groups.group(7, other)
+    assert isinstance(asked, Deferred)
+    with pytest.raises(Unavailable):
+        await asked
 
 
 @pytest_twisted.ensureDeferred
