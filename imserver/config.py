@@ -85,7 +85,8 @@ class WebSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    open_to_network: bool = False
+    #: The file with the key that calls of the back-end API need; "": none do. Absolute, once loaded.
+    key_file: str = ""
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -265,6 +266,8 @@ _Complaints = Iterable[tuple[str, str]]
 def _complaints(config: Config) -> _Complaints:
     if not config.data.strip() or "\0" in config.data:
         yield "data", "must name a directory"
+    if "\0" in config.http.key_file:
+        yield "http.key_file", "must name a file"
     if "\0" in config.policy.word_file:
         yield "policy.word_file", "must name a file"
     for check in (_listen, _database, _push, _websocket, _numbers):
@@ -411,8 +414,8 @@ _ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _ENDPOINT_FILES: Final = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 _TOO_OPEN: Final = (
-    "may be reached from the network, where anybody can read /metrics and overhear the operator's key; "
-    "listen on 127.0.0.1, or set http.open_to_network = true if a firewall or a proxy with TLS stands before it"
+    "may be reached from the network, where whoever comes could send messages as anybody; listen on 127.0.0.1, or set "
+    "http.key_file to a file with a key that callers need (umask 077; openssl rand -hex 32 > FILE)"
 )
 _LOOPBACK: Final = re.compile(r"127\.\d+\.\d+\.\d+|localhost|::1")
 
@@ -426,7 +429,7 @@ def _listen(config: Config) -> _Complaints:
             except ValueError as error:
                 yield key, f'"{description}": {error}; write it like "tcp:23000:interface=127.0.0.1"'
                 continue
-            if name == "http" and not config.http.open_to_network and not _is_local(endpoint):
+            if name == "http" and not config.http.key_file and not _is_local(endpoint):
                 yield key, f'"{description}" {_TOO_OPEN}'
 
 
@@ -506,5 +509,8 @@ def _with_absolute_paths(config: Config) -> Config:
     policy = config.policy
     if policy.word_file:
         policy = msgspec.structs.replace(policy, word_file=os.path.abspath(policy.word_file))
+    http = config.http
+    if http.key_file:
+        http = msgspec.structs.replace(http, key_file=os.path.abspath(http.key_file))
     data = os.path.abspath(config.data)
-    return msgspec.structs.replace(config, data=data, database=database, policy=policy, push=push)
+    return msgspec.structs.replace(config, data=data, database=database, policy=policy, push=push, http=http)

@@ -34,23 +34,22 @@ class Access(NamedTuple):
     admit: Callable[[IRequest], Coroutine[Deferred[Any], Any, Mapping[str, Any]]]
 
 
-def of_back_ends(key: str | None) -> Access:
+def of_back_ends(key: bytes | None) -> Access:
     """For the back ends around the server. Says nothing about the caller.
 
     Args:
-        key: what they have to know, without the newline of its file. Raises ValueError where it is too short to be one.
-            None: there is none; then the listener must be out of the network's reach, and every program that reaches it
-            may make the calls, but no web page.
+        key: what they have to know. Raises ValueError where it is too short to be one. None: there is none; then the
+            listener must be out of the network's reach, and every program that reaches it may make the calls, but no
+            web page.
     """
     if key is None:
         return Access((), _PAGES, _admit_programs)
     if len(key) < _LEAST_KEY:
         raise ValueError(f"the key of the back-end API has fewer than {_LEAST_KEY} characters")
-    expected = key.encode()
 
     async def admit(request: IRequest) -> Mapping[str, Any]:
         scheme, given = authorization(request)
-        if scheme != b"bearer" or not compare_digest(given, expected):
+        if scheme != b"bearer" or not compare_digest(given, key):
             raise Refused(
                 401, "this needs the header Authorization: Bearer KEY, with the content of the file in [http] key_file"
             )

@@ -47,7 +47,7 @@ def make_root(
     checks: Mapping[str, Callable[[], Deferred[None]]],
     operator_key: str,
     status: Callable[[], Mapping[str, Any]],
-    back_end_key: str | None = None,
+    back_end_key: bytes | None = None,
     posts: IPosts | None = None,
     groups: IGroups | None = None,
     group_changes: IGroupChanges | None = None,

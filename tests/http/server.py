@@ -60,7 +60,7 @@ class Server:
         checks: dict[str, Callable[[], Deferred[None]]] | None = None,
         status: Callable[[], dict[str, Any]] = STATUS.copy,
         connections: int = 100,
-        back_end_key: str | None = None,
+        back_end_key: bytes | None = None,
         timelines: FakeTimelines | None = None,
     ) -> None:
         self.clock = Clock()

@@ -39,7 +39,7 @@ def secret_of(server: Server, appid: int) -> str:
 
 @pytest.fixture
 def keyed() -> Server:
-    return Server(back_end_key=BACK_END_KEY)
+    return Server(back_end_key=BACK_END_KEY.encode())
 
 
 @pytest.mark.parametrize(("method", "path", "body"), BACK_END_CALLS)
@@ -75,8 +75,8 @@ def test_calls_with_the_key(keyed: Server, method: str, path: str, body: bytes |
     assert keyed.call(method, path, body, authorization=f"bearer {BACK_END_KEY}", **headers).status == 200
 
 
-@pytest.mark.parametrize("key", ["", "short", "b" * 31])
-def test_key_that_is_none(key: str) -> None:
+@pytest.mark.parametrize("key", [b"", b"short", b"b" * 31])
+def test_key_that_is_none(key: bytes) -> None:
     """A key that is empty or cut is never taken for "no key", nor for one."""
     with pytest.raises(ValueError, match="fewer than 32"):
         of_back_ends(key)

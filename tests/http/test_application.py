@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imserver.model import Conversation, Entry, Group, NewMember, UserKey, UserSettings, user_timeline
+from imserver.model import Conversation, Group, NewMember, NewMessage, UserKey, UserSettings, user_timeline
 from imserver.protocol.commands import NEWEST_VERSION
 from imserver.protocol.messages import IM
 from tests.http.server import Answer, Server, result_of
@@ -325,10 +325,10 @@ def test_message_to_another_apps_group(app: App) -> None:
 
 def put(app: App, *texts: str) -> None:
     """Store IMs for the user."""
-    entries = app.server.timelines.entries[user_timeline(USER)]
     for text in texts:
         body = IM(2, 1, 1000, 0, text.encode()).encode(NEWEST_VERSION)
-        entries.append(Entry(len(entries) + 2, IM.command, 0, body, 0))
+        message = NewMessage(IM.command, 0, body, 1000, (user_timeline(USER),))
+        app.server.timelines.store(message, lambda _: None)
 
 
 def test_newest_messages(app: App) -> None:

@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from imserver.http.history import MOST_BYTES, MOST_LISTED
-from imserver.model import Entry, TimelineKey, UserKey, user_timeline
+from imserver.model import Entry, NewMessage, TimelineKey, UserKey, user_timeline
 from imserver.protocol.commands import NEWEST_VERSION
 from imserver.protocol.frame import MAX_BODY
 from imserver.protocol.messages import (
@@ -37,18 +37,19 @@ class Timelines(FakeTimelines):
         self.oldest = 0
         self.longest_page = 0
 
-    def read(self, timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
+    def read(self, timeline: TimelineKey, after: int, limit: int, created_after: int = 0) -> Deferred[Sequence[Entry]]:
         def look(page: Sequence[Entry]) -> Sequence[Entry]:
             self.longest_page = max(self.longest_page, sum(len(entry.body) for entry in page))
             return page
 
-        return super().read(timeline, max(after, self.oldest - 1), limit).addCallback(look)
+        return super().read(timeline, max(after, self.oldest - 1), limit, created_after).addCallback(look)
 
-    def put(self, *messages: Message) -> None:
-        """Into the user's timeline: the first gets key 2."""
-        entries = self.entries[user_timeline(USER)]
-        for message in messages:
-            entries.append(Entry(len(entries) + 2, message.command, 0, message.encode(NEWEST_VERSION), 0))
+
+def put(timelines: FakeTimelines, *messages: Message) -> None:
+    """Into the user's timeline: the first gets key 2."""
+    for message in messages:
+        body = message.encode(NEWEST_VERSION)
+        timelines.store(NewMessage(message.command, 0, body, 1000, (user_timeline(USER),)), lambda _: None)
 
 
 @pytest.fixture
@@ -87,7 +88,8 @@ NOT_LISTED = (
 @pytest.mark.parametrize("path", [LATEST + "3000", HISTORY + "0"])
 def test_what_is_listed(server: Server, timelines: Timelines, path: str) -> None:
     """Messages from one to others, with all that they say; CUSTOMER_V2 with its apps; of the rest nothing."""
-    timelines.put(
+    put(
+        timelines,
         IM(1, 2, 1000, 5, '{"text": "hé\n😀\\"}'.encode()),
         *NOT_LISTED,
         GroupIM(3, 9, 1001, 0, b"to a group"),
@@ -111,7 +113,7 @@ def test_what_is_listed(server: Server, timelines: Timelines, path: str) -> None
 
 def test_bytes_that_are_no_text(server: Server, timelines: Timelines) -> None:
     """Clients may send any bytes; what is no UTF-8 shows as the replacement character and breaks nothing."""
-    timelines.put(im(b"a\xff\xed\xa0\x80\x00z"), im("next"))
+    put(timelines, im(b"a\xff\xed\xa0\x80\x00z"), im("next"))
     assert [message["content"] for message in listed(server, HISTORY + "0")] == ["a\ufffd\ufffd\ufffd\ufffd\0z", "next"]
 
 
@@ -123,7 +125,7 @@ def test_user_without_a_timeline(server: Server, path: str) -> None:
 
 def test_other_users_and_apps(server: Server, timelines: Timelines) -> None:
     """A timeline is one user's of one app."""
-    timelines.put(im())
+    put(timelines, im())
     for path in (LATEST + "10", HISTORY + "0"):
         assert listed(server, path.replace("appid=7", "appid=8")) == []
         assert listed(server, path.replace("uid=1", "uid=2")) == []
@@ -132,18 +134,18 @@ def test_other_users_and_apps(server: Server, timelines: Timelines) -> None:
 
 def test_newest_entries(server: Server, timelines: Timelines) -> None:
     """The newest `limit` entries, oldest first, whatever pages they are read in; not listed ones count too."""
-    timelines.put(*[im(str(number)) for number in range(20)])
+    put(timelines, *[im(str(number)) for number in range(20)])
     assert keys(server, LATEST + "1") == [21]
     assert keys(server, LATEST + "3") == [19, 20, 21]
     assert keys(server, LATEST + "20") == keys(server, LATEST + "3000") == list(range(2, 22))
-    timelines.put(*NOT_LISTED)
+    put(timelines, *NOT_LISTED)
     assert keys(server, LATEST + "6") == [20, 21]
     assert keys(server, LATEST + "4") == []
 
 
 def test_entries_after_a_key(server: Server, timelines: Timelines) -> None:
     """Those after `last_id`, oldest first."""
-    timelines.put(*[im(str(number)) for number in range(20)])
+    put(timelines, *[im(str(number)) for number in range(20)])
     assert keys(server, HISTORY + "0") == keys(server, HISTORY + "1") == list(range(2, 22))
     assert keys(server, HISTORY + "2") == list(range(3, 22))
     assert keys(server, HISTORY + "20") == [21]
@@ -154,7 +156,7 @@ def test_entries_after_a_key(server: Server, timelines: Timelines) -> None:
 def test_pages(page_bytes: int) -> None:
     """How much the storage gives at once changes nothing."""
     timelines = Timelines(page_bytes)
-    timelines.put(*[im(str(number)) for number in range(20)])
+    put(timelines, *[im(str(number)) for number in range(20)])
     server = Server(timelines=timelines)
     assert keys(server, LATEST + "15") == list(range(7, 22))
     assert keys(server, HISTORY + "6") == list(range(7, 22))
@@ -162,7 +164,7 @@ def test_pages(page_bytes: int) -> None:
 
 def test_bounded_number(server: Server, timelines: Timelines) -> None:
     """One answer has 3000 messages at most; from its last one the next goes on, until there are no more."""
-    timelines.put(*NOT_LISTED, *[im() for _ in range(MOST_LISTED + 5)])
+    put(timelines, *NOT_LISTED, *[im() for _ in range(MOST_LISTED + 5)])
     first = keys(server, HISTORY + "0")
     assert first == list(range(6, 6 + MOST_LISTED))
     second = keys(server, HISTORY + str(first[-1]))
@@ -172,7 +174,7 @@ def test_bounded_number(server: Server, timelines: Timelines) -> None:
 
 def test_nothing_to_list_is_the_end(server: Server, timelines: Timelines) -> None:
     """A list is empty only where no message follows, however many entries that are not listed lie before it."""
-    timelines.put(*[System(b"s")] * (2 * MOST_LISTED), im())
+    put(timelines, *[System(b"s")] * (2 * MOST_LISTED), im())
     assert keys(server, HISTORY + "0") == [2 * MOST_LISTED + 2]
 
 
@@ -180,7 +182,7 @@ def test_nothing_to_list_is_the_end(server: Server, timelines: Timelines) -> Non
 def test_bounded_bytes(server: Server, timelines: Timelines, content: bytes) -> None:
     """However long messages are, also in JSON: an answer is bounded, and never more than a page is read at once. The
     latest are the newest that fit, a history the oldest; where one ends the next goes on."""
-    timelines.put(*[im(content) for _ in range(100)])
+    put(timelines, *[im(content) for _ in range(100)])
     answer = server.call("GET", LATEST + "100")
     assert MOST_BYTES * 0.9 < len(answer.content) < MOST_BYTES + 100
     latest = [message["id"] for message in answer.json["data"]]
@@ -227,7 +229,7 @@ def test_wrong_parameters(server: Server, path: str) -> None:
 
 def test_entries_that_are_kept_no_more(server: Server, timelines: Timelines) -> None:
     """What is kept is listed and counted, as if the rest had never been asked for."""
-    timelines.put(*[im() for _ in range(20)])
+    put(timelines, *[im() for _ in range(20)])
     timelines.oldest = 15
     assert keys(server, HISTORY + "3") == keys(server, LATEST + "3000") == list(range(15, 22))
     for key, count in ((0, 7), (13, 7), (14, 7), (15, 6), (21, 0)):
@@ -249,7 +251,7 @@ def count(server: Server, more: str = "") -> Any:
 def test_count(server: Server, timelines: Timelines) -> None:
     """All entries after the key, listed ones or not; without one, after the key that the user saved."""
     assert count(server) == count(server, "&sync_key=0") == {"data": {"count": 0}}
-    timelines.put(*[im() for _ in range(6)], *NOT_LISTED)
+    put(timelines, *[im() for _ in range(6)], *NOT_LISTED)
     assert count(server) == count(server, "&sync_key=0") == count(server, "&sync_key=1") == {"data": {"count": 10}}
     assert count(server, "&sync_key=2") == {"data": {"count": 9}}
     assert count(server, "&sync_key=11") == count(server, "&sync_key=500") == {"data": {"count": 0}}

@@ -25,6 +25,7 @@ from tests.http.server import Answer, Server
 from tests.http.test_access import APP_CALLS, BACK_END_KEY, USER_CALLS, basic, secret_of
 from tests.leaks import FlushLoggedErrors
 
+KEY = BACK_END_KEY.encode()
 #: Every call of the back-end API, in a form that succeeds.
 BACK_END_CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/post_peer_message?appid=7&sender=1&receiver=2", b"hi"),
@@ -79,7 +80,7 @@ def operations_of(server: Server) -> list[Operation]:
     return [Operation(method.upper(), path, paths[path][method]) for path in paths for method in paths[path]]
 
 
-def a_server(back_end_key: str | None = BACK_END_KEY) -> Server:
+def a_server(back_end_key: bytes | None = KEY) -> Server:
     """App 7 has group 5; the token "mine" is that of its user 1."""
     server = Server(back_end_key=back_end_key)
     server.accounts.add_user("mine", UserKey(7, 1))
@@ -106,8 +107,8 @@ OPERATIONS = operations_of(a_server())
 # The description and the tree.
 
 
-@pytest.mark.parametrize("key", [BACK_END_KEY, None])
-def test_every_route_is_described(key: str | None) -> None:
+@pytest.mark.parametrize("key", [KEY, None])
+def test_every_route_is_described(key: bytes | None) -> None:
     """What the tree answers and what is described are the same calls, except for those of operators and probes."""
     server = a_server(key)
     rules = server.root._app.url_map.iter_rules()  # type: ignore[attr-defined]  # Klein's resource is its own
@@ -171,11 +172,13 @@ def provoke(server: Server, operation: Operation, status: int) -> Answer:
     ("key", "operation"),
     [
         pytest.param(key, operation, id=f"{operation.method} {operation.path}, {'a' if key else 'no'} key")
-        for key in (BACK_END_KEY, None)
+        for key in (KEY, None)
         for operation in operations_of(a_server(key))
     ],
 )
-def test_every_status_is_reached(key: str | None, operation: Operation, flush_logged_errors: FlushLoggedErrors) -> None:
+def test_every_status_is_reached(
+    key: bytes | None, operation: Operation, flush_logged_errors: FlushLoggedErrors
+) -> None:
     """No status is described that nobody ever gets."""
     server = a_server(key)
     assert operation.statuses == sorted(operation.statuses)

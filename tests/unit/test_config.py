@@ -173,7 +173,7 @@ def test_relative_database_becomes_absolute(file: Path, tmp_path: Path, monkeypa
         ("\n[limits]\n\nconections = 3", ", line 4: limits.conections: no such key; did you mean limits.connections?"),
         ('tcp = ["tcp:1"]', ", line 1: tcp: no such key; did you mean listen.tcp?"),
         ('[log]\ndata = "x"', ", line 2: log.data: no such key; did you mean data?"),
-        ("[http]\nzzz = 1", ", line 2: http.zzz: no such key; known are open_to_network"),
+        ("[http]\nzzz = 1", ", line 2: http.zzz: no such key; known are key_file"),
         ("limits = 3", ", line 1: limits: must be a [section], not a whole number"),
         ("[[limits]]", ", line 1: limits: must be a [section], not a list in brackets"),
         ("data = 3", ", line 1: data: must be text in quotes, not a whole number"),
@@ -183,7 +183,8 @@ def test_relative_database_becomes_absolute(file: Path, tmp_path: Path, monkeypa
         ("[limits]\nconnections = true", ", line 2: limits.connections: must be a whole number, not true or false"),
         ('[listen]\ntcp = "tcp:1"', ", line 2: listen.tcp: must be a list in brackets, not text in quotes"),
         ("[listen]\ntcp = [1]", ", line 2: listen.tcp[0]: must be text in quotes, not a whole number"),
-        ("[http]\nopen_to_network = 1", ", line 2: http.open_to_network: must be true or false, not a whole number"),
+        ("[http]\nkey_file = 1", ", line 2: http.key_file: must be text in quotes, not a whole number"),
+        ('[http]\nkey_file = "a\\u0000b"', ", line 2: http.key_file: must name a file"),
         ('[push]\nkind = "redis"', ', line 2: push.kind: must be one of "none", "log", "webhook"'),
         ("[log]\nlevel = 3", ', line 2: log.level: must be one of "debug", "info", "warn", "error", "critical"'),
         ("[limits]\nconnections = -1", ", line 2: limits.connections: must be at least 1, or 0 for no limit, not -1"),
@@ -314,12 +315,22 @@ def test_endpoint_refused(file: Path, endpoint: str, complaint: str) -> None:
         "haproxy:tcp:6666:interface=127.0.0.1",
     ],
 )
-def test_http_on_the_network_needs_consent(file: Path, endpoint: str) -> None:
-    """/metrics is open: an HTTP listener that others may reach must be wanted."""
+def test_http_on_the_network_needs_a_key(file: Path, endpoint: str) -> None:
+    """The back-end API sends as anybody: who can reach it from elsewhere has to know a key."""
     text = f"[listen]\nhttp = ['{endpoint}']\n"
-    assert f', line 2: listen.http: "{endpoint}" may be reached from the network' in refusal(file, text)
-    file.write_text(text + "[http]\nopen_to_network = true")
+    line = refusal(file, text)
+    assert line.startswith(f', line 2: listen.http: "{endpoint}" may be reached from the network')
+    assert "http.key_file" in line
+    file.write_text(text + '[http]\nkey_file = "http.key"')
     assert load(str(file)).listen.http == (endpoint,)
+
+
+def test_http_key(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path becomes absolute, as twistd changes its directory; an empty one stays none."""
+    monkeypatch.chdir(tmp_path)
+    assert load().http.key_file == ""
+    file.write_text('[http]\nkey_file = "http.key"')
+    assert load(str(file)).http.key_file == str(tmp_path / "http.key")
 
 
 @pytest.mark.parametrize(
