@@ -1,9 +1,7 @@
 """One request to the push webhook: signed, its answer in bounded time and memory (docs/push.md)."""
 
 import hmac
-import os
 import re
-import stat
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -24,14 +22,9 @@ from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from imserver import __version__
-from imserver.errors import StartError
 from imserver.interfaces import WallClock
 from imserver.metrics import Metrics
 
-#: Characters of the key: 128 bits in hexadecimal take as many.
-_SHORTEST_KEY: Final = 32
-#: What is longer is not the file that was meant.
-_LONGEST_KEY: Final = 4096
 #: Seconds to connect, of those for the whole.
 _CONNECT_SECONDS: Final = 5.0
 #: Seconds that an idle connection is kept: less than servers keep theirs, which would close it under a request.
@@ -57,39 +50,6 @@ class NoAnswer(Exception):
         self.timed_out = timed_out
 
 
-def read_key(path: str) -> bytes:
-    """The key by which requests are signed: the bytes of a file, without white space at both ends.
-
-    Raises:
-        StartError: it cannot be read, is no good key, or everybody may read it.
-    """
-    try:
-        # Not to wait for whoever writes into a pipe.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            key = file.read(_LONGEST_KEY + 1) if stat.S_ISREG(mode) else b""
-    except OSError as failed:
-        raise _bad_key(path, f"cannot be read: {failed.strerror}; name a file that the server may read") from None
-    if not stat.S_ISREG(mode):
-        raise _bad_key(path, "is no regular file; name one that holds the key")
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise _bad_key(path, f"is open to every user of this machine; `chmod o-rw {path}`, and perhaps make a new key")
-    if len(key) > _LONGEST_KEY:
-        raise _bad_key(path, f"is longer than {_LONGEST_KEY} bytes; name the file that holds the key and nothing else")
-    key = key.strip()
-    if len(key) < _SHORTEST_KEY:
-        raise _bad_key(
-            path,
-            f"holds {len(key)} characters, and a key has {_SHORTEST_KEY} at least; make one: `openssl rand -hex 32`",
-        )
-    return key
-
-
-def _bad_key(path: str, complaint: str) -> StartError:
-    return StartError(f"push.key_file: {path}: {complaint}")
-
-
 def signature(key: bytes, seconds: int, body: bytes) -> str:
     """What proves that a body was sent by who has the key, at this time (seconds since 1970)."""
     return f"t={seconds},v1={hmac.new(key, b'%d.%b' % (seconds, body), sha256).hexdigest()}"
@@ -102,7 +62,7 @@ class Webhook:
         """
         Args:
             url: http or https. The server has to prove its name by a certificate that this machine trusts.
-            key: from `read_key`.
+            key: signs what is sent.
             seconds: that a request may take, with its answer.
             now: what the signature says.
             metrics: gets how long requests took.

@@ -15,10 +15,11 @@ from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from imserver.keys import read_key
 from imserver.metrics import Metrics
 from imserver.model import UserKey
 from imserver.protocol.messages import IM, CustomerV2, GroupIM, System
-from imserver.push.request import Webhook, read_key, signature
+from imserver.push.request import Webhook, signature
 from imserver.push.webhook import WebhookPush
 from tests.contract.push_house import ALICE, BOB, CAROL, NOW, Accounts, House, Lanes, stored
 from tests.contract.sql_storage import running_reactor
@@ -129,7 +130,7 @@ async def test_the_receiver_runs(receiver: Receiver, tmp_path: Path) -> None:
     assert found is not None
     lanes = Lanes(tmp_path)
     reactor = running_reactor()
-    key = read_key(str(tmp_path / "push.key"))
+    key = read_key("push.key_file", str(tmp_path / "push.key"))
     webhook = Webhook(f"http://127.0.0.1:{found[1]}/push", key, 20.0, reactor, time.time, lanes.metrics)
     queue = WebhookPush(
         webhook,

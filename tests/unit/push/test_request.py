@@ -24,9 +24,8 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from imserver import __version__
-from imserver.errors import StartError
 from imserver.metrics import Metrics
-from imserver.push.request import Answer, NoAnswer, Webhook, _delay, read_key, signature
+from imserver.push.request import Answer, NoAnswer, Webhook, _delay, signature
 from tests.contract.sql_storage import running_reactor
 from tests.unit.push.server import OK, Server
 
@@ -515,55 +514,3 @@ async def test_tls_that_proves_nothing(
     assert ("VerificationError" if trusted else "certificate verify failed") in str(error)
     await caller.webhook.close()
     assert all(peer._read == b"" for peer in server.all)
-
-
-# The key.
-
-
-def key_file(path: Path, content: bytes, mode: int = 0o600) -> Path:
-    file = path / "push.key"
-    file.write_bytes(content)
-    file.chmod(mode)
-    return file
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640])
-@pytest.mark.parametrize("content", [KEY, KEY + b"\n", b" \t" + KEY + b"\r\n"])
-def test_key(tmp_path: Path, content: bytes, mode: int) -> None:
-    """The bytes of the file, without what editors and shells leave at its ends."""
-    assert read_key(str(key_file(tmp_path, content, mode))) == KEY
-
-
-@pytest.mark.parametrize(
-    ("content", "mode", "complaint"),
-    [
-        (KEY, 0o604, "is open to every user of this machine; `chmod o-rw "),
-        (KEY, 0o602, "is open to every user of this machine; `chmod o-rw "),
-        (b"", 0o600, "holds 0 characters, and a key has 32 at least; make one: `openssl rand -hex 32`"),
-        (b" \n" * 40, 0o600, "holds 0 characters, "),
-        (KEY[:-1] + b"\n", 0o600, "holds 31 characters, and a key has 32 at least"),
-        (b"x" * 4097, 0o600, "is longer than 4096 bytes; "),
-    ],
-)
-def test_bad_key(tmp_path: Path, content: bytes, mode: int, complaint: str) -> None:
-    """One line that names the option and the file and says what to do."""
-    file = key_file(tmp_path, content, mode)
-    with pytest.raises(StartError) as caught:
-        read_key(str(file))
-    line = str(caught.value)
-    assert line.startswith(f"push.key_file: {file}: {complaint}")
-    assert "\n" not in line
-    assert KEY.decode() not in line
-
-
-def test_no_key(tmp_path: Path) -> None:
-    """No file, a directory, a pipe that nobody writes into."""
-    os.mkfifo(tmp_path / "pipe", 0o600)
-    for path, complaint in (
-        (tmp_path / "none", "cannot be read: No such file or directory; name a file that the server may read"),
-        (tmp_path, "cannot be read: Is a directory; name a file that the server may read"),
-        (tmp_path / "pipe", "is no regular file; name one that holds the key"),
-    ):
-        with pytest.raises(StartError) as caught:
-            read_key(str(path))
-        assert str(caught.value) == f"push.key_file: {path}: {complaint}"
