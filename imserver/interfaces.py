@@ -149,9 +149,13 @@ class ITimelines(Interface):
     def head(timeline: TimelineKey) -> Deferred[int]:
         """Fires with the key of the newest entry, 1 for an empty timeline. Fails with `Unavailable`."""
 
-    def read(timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
+    def read(timeline: TimelineKey, after: int, limit: int, created_after: int = 0) -> Deferred[Sequence[Entry]]:
         """Fires with the entries whose keys are above `after`, oldest first: at most `limit`, and of them no more than
-        fill a page of bytes (but at least one, if there is one). Fails with `Unavailable`."""
+        fill a page of bytes (but at least one, if there is one). Fails with `Unavailable`.
+
+        Of those that were created up to `created_after`, in seconds since 1970, and all before them, none is given;
+        along a timeline that time is taken never to fall.
+        """
 
 
 class ISyncKeys(Interface):

@@ -86,6 +86,7 @@ class Metrics:
         )
         self.writes_failed = Counter("imserver_writes_failed_total", "Writes that did not reach the disk.", "kind")
         self.writes_waiting = Gauge("imserver_writes_waiting", "Writes that wait for a transaction.")
+        self.group_messages_waiting = Gauge("imserver_group_messages_waiting", "Group messages that wait for their turn.")
         self.reads_failed = Counter("imserver_reads_failed_total", "Reads that gave no answer.", "kind")
         self.cached_groups = Gauge("imserver_cached_groups", "Groups in memory.")
         self.cached_group_members = Gauge("imserver_cached_group_members", "Members of the groups in memory.")

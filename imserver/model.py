@@ -78,7 +78,18 @@ class NewMember(NamedTuple):
 class Group:
     """A group and its members, as they stand. It is never changed: a change makes a new one."""
 
-    __slots__ = ("appid", "group_id", "is_super", "master", "members", "name", "notice", "timelines", "users")
+    __slots__ = (
+        "appid",
+        "group_id",
+        "is_super",
+        "last_joined",
+        "master",
+        "members",
+        "name",
+        "notice",
+        "timelines",
+        "users",
+    )
 
     def __init__(
         self,
@@ -98,6 +109,8 @@ class Group:
         self.is_super = is_super
         #: By uid, in the order of uids.
         self.members = dict(sorted(members.items()))
+        #: When the newest of the members joined; 0: there are none.
+        self.last_joined = max([member.joined for member in members.values()], default=0)
         #: The members, in the same order.
         self.users = tuple([UserKey(appid, uid) for uid in self.members])
         #: Where a message to the group stands: the members' timelines, in the order of `users`, or the group's own.
@@ -151,7 +164,8 @@ class Stored(NamedTuple):
 
     #: The message's id in the database.
     message: int
-    #: A key for each of the timelines, in their order. Of a resend only the first timeline's.
+    #: A key for each of the timelines, in their order. Of a resend only that in the sender's timeline, as `NewMessage`
+    #: names it, or none where the first does not stand there: meanwhile the group became a super group, say.
     keys: tuple[int, ...]
     #: It had been stored before: nothing was added, nobody is to be told but the sender.
     resent: bool = False

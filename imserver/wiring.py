@@ -37,10 +37,13 @@ from twisted.python.failure import Failure
 
 from imserver import __version__
 from imserver.bus.local import LocalBus
+from imserver.chat.policy import Policy
 from imserver.chat.table import Chat
 from imserver.config import Config
 from imserver.database.database import Database
 from imserver.database.errors import CannotOpen
+from imserver.directory.groups import SqlGroups
+from imserver.directory.relations import SqlRelations
 from imserver.directory.sql import SqlDirectory
 from imserver.errors import StartError
 from imserver.http.site import make_root, make_site
@@ -61,6 +64,8 @@ _SWITCH_INTERVAL: Final = 0.0005
 #: A message on its way is some fifty objects, and none of them garbage that only the collector would find. With the
 #: default of 700 it would look at them all, several times, before they are gone.
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
+#: Members of the groups that are kept in memory: some 30 MB.
+_CACHED_MEMBERS: Final = 100_000
 #: Connections that wait to be accepted: after a restart everybody comes at once.
 _BACKLOG: Final = 1024
 #: Seconds between two looks for connections whose time is up.
@@ -131,7 +136,18 @@ class Server(Service):
         sync_keys = SyncKeys(writes, reads)
         self._directory = SqlDirectory(writes, reads, time.time)
         push_queue = LogPush() if config.push.kind == "log" else NoPush()
-        chat = Chat(self._directory, registry, self._timelines, sync_keys, LocalBus(), push_queue, metrics, time.time)
+        chat = Chat(
+            directory=self._directory,
+            groups=SqlGroups(writes, reads, time.time, time.monotonic, metrics, _CACHED_MEMBERS),
+            registry=registry,
+            timelines=self._timelines,
+            sync_keys=sync_keys,
+            bus=LocalBus(),
+            push_queue=push_queue,
+            policy=Policy(SqlRelations(writes, reads, time.time), config.policy.friends, config.policy.blacklist),
+            metrics=metrics,
+            now=time.time,
+        )
         self._clients = Listeners(chat, limits, metrics, reactor, time.time)
         self._metrics = metrics
         root = make_root(

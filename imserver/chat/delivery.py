@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from imserver.chat.backlog import Backlog
 from imserver.chat.replies import ack_of_stored, refuse
 from imserver.chat.rescue import Rescue
 from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, Unavailable
@@ -15,6 +17,8 @@ from imserver.model import GROUP_TIMELINE, EntryPush, NewMessage, Push, Stored, 
 from imserver.protocol.commands import AckStatus, Command, Flag
 from imserver.protocol.frame import OutFrame
 from imserver.protocol.messages import Metadata, SyncGroupNotify, SyncNotify, stored_frame
+
+Result = TypeVar("Result")
 
 #: Their entries are not pushed: clients are told that there is something to sync (protocol.md, Timelines).
 _NOT_PUSHED = frozenset((Command.GROUP_NOTIFICATION, Command.SYSTEM))
@@ -25,14 +29,14 @@ _SILENT = frozenset((Command.GROUP_NOTIFICATION,))
 class _Sent:
     """A client's message on its way to disk: to whom the ACK goes."""
 
-    __slots__ = ("arrived", "connection", "refusals", "seq")
+    __slots__ = ("arrived", "behind", "connection", "seq")
 
     def __init__(self, connection: IConnection, seq: int, arrived: float) -> None:
         self.connection = connection
         self.seq = seq
         self.arrived = arrived
-        #: Of the client's next messages, those that were refused: seq and status. They are answered when this one is.
-        self.refusals: list[tuple[int, AckStatus]] | None = None
+        #: What becomes of the client's next messages, those that are not stored. It is due when this one is answered.
+        self.behind: list[Callable[[], None]] | None = None
 
 
 class Delivery:
@@ -57,6 +61,7 @@ class Delivery:
         self._metrics = metrics
         self._monotonic = monotonic
         self._rescue = rescue
+        self.backlog = Backlog(metrics, monotonic)
         #: Of each client, the newest message on its way to disk.
         self._newest: dict[IConnection, _Sent] = {}
 
@@ -66,15 +71,17 @@ class Delivery:
         Args:
             connection, seq: who sent it, and as what.
             message: it has its place in storage when this returns.
-            users: whom it concerns: those whose timelines are the message's, in the same order, or the members of the
-                super group.
+            users: whom it concerns: the members of the super group, if it stands in the timeline of one, then those in
+                whose own timelines it stands, in the order of these.
         """
         before = self._newest.get(connection)
         sent = self._newest[connection] = _Sent(connection, seq, self._monotonic())
         connection.command_began()
+        self.backlog.entries += len(message.timelines)
         try:
             self._timelines.store(message, partial(self._settle, message, users, sent))
         except Unavailable:
+            self.backlog.entries -= len(message.timelines)
             if before is None:
                 del self._newest[connection]
             else:
@@ -88,41 +95,61 @@ class Delivery:
         Fires with None once it is on disk. Fails with `Unavailable`.
         """
         stored: Deferred[Stored] = Deferred()
+        backlog, entries = self.backlog, len(message.timelines)
+
+        def over(result: Result) -> Result:
+            backlog.entries -= entries
+            backlog.let_in()
+            return result
+
+        backlog.entries += entries
         try:
             self._timelines.store(message, stored.callback)
         except Unavailable:
             stored.errback()
-        return stored.addCallback(self._tell, message, users, None)
+        return stored.addCallback(self._tell, message, users, None).addBoth(over)
 
     def refuse(self, connection: IConnection, seq: int, status: AckStatus) -> None:
-        """Answer a client's message that is not accepted, after those before it (protocol.md, Order)."""
+        """Answer a client's message that is not accepted, in its turn."""
+        self.in_turn(connection, partial(refuse, connection, seq, status, self._metrics))
+
+    def in_turn(self, connection: IConnection, do: Callable[[], None]) -> None:
+        """Do what becomes of a client's message that is not stored, once those before it are answered (protocol.md,
+        Order)."""
         before = self._newest.get(connection)
         if before is None:
-            refuse(connection, seq, status, self._metrics)
+            do()
             return
         connection.command_began()
-        if before.refusals is None:
-            before.refusals = []
-        before.refusals.append((seq, status))
+        if before.behind is None:
+            before.behind = []
+        before.behind.append(do)
 
     def _settle(self, message: NewMessage, users: tuple[UserKey, ...], sent: _Sent, result: Stored | Failure) -> None:
         """A client's message is on disk, or it is not."""
         connection = sent.connection
+        backlog = self.backlog
+        backlog.entries -= len(message.timelines)
         if isinstance(result, Failure):
             if result.check(Unavailable) is None:
                 self._log.failure("storing a message of {user} failed", failure=result, user=connection.user)
             refuse(connection, sent.seq, AckStatus.NOT_STORED, self._metrics)
         else:
             self._tell(result, message, users, connection)
-            connection.enqueue(ack_of_stored(sent.seq, result.keys[0 if result.resent else message.own], message))
+            connection.enqueue(ack_of_stored(sent.seq, result, message))
             self._metrics.ack_seconds.observe(self._monotonic() - sent.arrived)
         if self._newest[connection] is sent:
             del self._newest[connection]
-        if sent.refusals is not None:
-            for seq, status in sent.refusals:
-                refuse(connection, seq, status, self._metrics)
+        if sent.behind is not None:
+            for do in sent.behind:
+                try:
+                    do()
+                except Exception:  # a bug, and of that message's: this one is answered
+                    self._log.failure("what came behind a message of {user} failed", user=connection.user)
                 connection.command_ended()
         connection.command_ended()
+        if backlog.waiting:
+            backlog.let_in()
 
     def _tell(
         self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection | None
@@ -132,10 +159,15 @@ class Delivery:
             self._metrics.resends.inc()
             return
         try:
-            if message.timelines and message.timelines[0].kind == GROUP_TIMELINE:
-                offline = self._tell_super_group(stored, message, users, origin)
+            if message.timelines[0].kind == GROUP_TIMELINE:
+                members = len(users) + 1 - len(message.timelines)
+                offline = self._tell_super_group(stored, message, users[:members], origin)
+                if members < len(users):
+                    offline += self._tell_users(
+                        users[members:], message.timelines[1:], stored.keys[1:], message, origin
+                    )
             else:
-                offline = self._tell_users(stored, message, users, origin)
+                offline = self._tell_users(users, message.timelines, stored.keys, message, origin)
             if offline and message.command not in _SILENT:
                 self._metrics.offline_pushes.inc(by=len(offline))
                 self._push_queue.push(message, offline)
@@ -143,13 +175,18 @@ class Delivery:
             self._log.failure("telling of stored message {number} failed", number=stored.message)
 
     def _tell_users(
-        self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection | None
+        self,
+        users: tuple[UserKey, ...],
+        timelines: tuple[TimelineKey, ...],
+        keys: tuple[int, ...],
+        message: NewMessage,
+        origin: IConnection | None,
     ) -> list[UserKey]:
-        """Those who got an entry in their own timelines. Gives who of them is not online."""
+        """Those who got an entry in their own timelines, each with its key. Gives who of them is not online."""
         pushed = stored_frame(message.command, message.flag | Flag.PUSH, message.body)
         offline: list[UserKey] = []
         registry, bus, sender = self._registry, self._bus, message.sender
-        for user, timeline, key in zip(users, message.timelines, stored.keys, strict=True):
+        for user, timeline, key in zip(users, timelines, keys, strict=True):
             is_sender = user == sender
             device = message.device if is_sender else 0
             push = None
@@ -179,7 +216,8 @@ class Delivery:
             for connection in registry.connections_of(user):
                 if connection is not origin and not (device and connection.device == device):
                     connection.enqueue_non_block(push)
-            bus.publish_to_user(user, push, device)
+            if not bus.alone:
+                bus.publish_to_user(user, push, device)
             if not is_sender and self._is_offline(user, message):
                 offline.append(user)
         return offline
@@ -193,11 +231,13 @@ class Delivery:
         return not self._bus.online_elsewhere(user)
 
     def to_user(self, user: UserKey, push: Push, origin: IConnection | None) -> None:
-        """Send to the user's connections, on every node, but not to `origin`. Nothing is stored."""
+        """Send to the user's connections, on every node, but not to `origin`, nor to the sender's other connections of
+        that device. Nothing is stored."""
+        device = origin.device if origin is not None and origin.user == user else 0
         for connection in self._registry.connections_of(user):
-            if connection is not origin:
+            if connection is not origin and not (device and connection.device == device):
                 connection.enqueue_non_block(push)
-        self._bus.publish_to_user(user, push, 0)
+        self._bus.publish_to_user(user, push, device)
 
     def to_room(self, appid: int, room: int, push: Push, sender: UserKey, origin: IConnection | None) -> None:
         """Send to a room, on every node, but not to `origin`, nor to the sender's other connections of that device."""

@@ -4,18 +4,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from imserver.chat.compose import heard_body, is_id, one_to_one
 from imserver.chat.delivery import Delivery
 from imserver.chat.policy import Policy
 from imserver.chat.resend import resend_of
 from imserver.interfaces import IConnection, IDirectory, Unavailable, WallClock
 from imserver.metrics import Metrics
-from imserver.model import SAFE_INTEGER, NewMessage, Push, UserKey, user_timeline
+from imserver.model import Push, UserKey
 from imserver.protocol.commands import AckStatus, Command, Flag
 from imserver.protocol.frame import MAX_BODY, Frame
-from imserver.protocol.messages import IM, RT, UnreadCount, stamped_body
-
-#: A client of version 0 has four bytes more for content than a body of the other versions can hold.
-_MOST_CONTENT = MAX_BODY - 24
+from imserver.protocol.messages import IM, RT, UnreadCount
 
 
 class PeerClient:
@@ -31,45 +29,56 @@ class PeerClient:
         self._now = now
 
     def im(self, connection: IConnection, frame: Frame, message: IM) -> Deferred[None] | None:
-        sender: UserKey = connection.user
-        if message.sender != sender.uid:
-            self._metrics.ignored.inc("sender")
-            return None
-        if not _is_uid(message.receiver):
-            self._metrics.ignored.inc("receiver")
+        if not self._is_sound(connection, message):
             return None
         status = self._policy.peer(connection, message.receiver)
-        if status is AckStatus.SUCCESS and len(message.content) > _MOST_CONTENT:
-            status = AckStatus.NOT_STORED
-        if status is not AckStatus.SUCCESS:
-            self._delivery.refuse(connection, frame.seq, status)
-            return None
-        receiver = UserKey(sender.appid, message.receiver)
-        users = (sender,) if receiver == sender else (sender, receiver)
-        created = int(self._now())
-        stored = NewMessage(
-            Command.IM,
-            frame.flag & Flag.TEXT,
-            stamped_body(frame.body, frame.version, created),
-            created,
-            tuple([user_timeline(user) for user in users]),
-            connection.device,
-            resend_of(sender, receiver, Command.IM, connection.device, message.msgid, message.content),
-            sender,
-        )
-        self._delivery.store_for(connection, frame.seq, stored, users)
+        if isinstance(status, Deferred):
+            return status.addErrback(_not_known).addCallback(self._send, connection, frame, message)
+        self._send(status, connection, frame, message)
         return None
 
-    def rt(self, connection: IConnection, frame: Frame, message: RT) -> None:
+    def _send(self, status: AckStatus, connection: IConnection, frame: Frame, message: IM) -> None:
+        if status is not AckStatus.SUCCESS:
+            self._delivery.refuse(connection, frame.seq, status)
+            return
+        created = int(self._now())
+        body = heard_body(self._policy, frame, message, created)
+        if len(body) > MAX_BODY:
+            self._delivery.refuse(connection, frame.seq, AckStatus.NOT_STORED)
+            return
+        sender: UserKey = connection.user
+        receiver = UserKey(sender.appid, message.receiver)
+        device = connection.device
+        resend = resend_of(sender, receiver, Command.IM, device, message.msgid, message.content)
+        stored, users = one_to_one(Command.IM, frame.flag & Flag.TEXT, body, created, sender, receiver, device, resend)
+        self._delivery.store_for(connection, frame.seq, stored, users)
+
+    def rt(self, connection: IConnection, frame: Frame, message: RT) -> Deferred[None] | None:
+        if not self._is_sound(connection, message):
+            return None
+        status = self._policy.peer(connection, message.receiver)
+        if isinstance(status, Deferred):
+            return status.addErrback(_not_known).addCallback(self._pass_on, connection, frame, message)
+        self._pass_on(status, connection, frame, message)
+        return None
+
+    def _pass_on(self, status: AckStatus, connection: IConnection, frame: Frame, message: RT) -> None:
+        if status is not AckStatus.SUCCESS:
+            self._metrics.ignored.inc("policy")
+            return
+        content = self._policy.filtered(message.content, frame.flag)
+        heard = RT(message.sender, message.receiver, content).frame(frame.flag & Flag.TEXT)
+        self._delivery.to_user(UserKey(connection.appid, message.receiver), Push((heard,)), connection)
+
+    def _is_sound(self, connection: IConnection, message: IM | RT) -> bool:
+        """Is it from who sends it, and to somebody who can be?"""
         if message.sender != connection.uid:
             self._metrics.ignored.inc("sender")
-        elif not _is_uid(message.receiver):
+        elif not is_id(message.receiver):
             self._metrics.ignored.inc("receiver")
-        elif self._policy.peer(connection, message.receiver) is not AckStatus.SUCCESS:
-            self._metrics.ignored.inc("policy")
         else:
-            receiver = UserKey(connection.appid, message.receiver)
-            self._delivery.to_user(receiver, Push((message.frame(frame.flag & Flag.TEXT),)), connection)
+            return True
+        return False
 
     def unread_count(self, connection: IConnection, _frame: Frame, message: UnreadCount) -> Deferred[None]:
         return self._directory.set_unread(connection.user, max(message.count, 0)).addErrback(self._not_remembered)
@@ -79,5 +88,7 @@ class PeerClient:
         self._log.warn("an unread count was not stored: {reason}", reason=failure.getErrorMessage())
 
 
-def _is_uid(number: int) -> bool:
-    return 0 < number < SAFE_INTEGER
+def _not_known(failure: Failure) -> AckStatus:
+    """Whether they may send cannot be found out now."""
+    failure.trap(Unavailable)
+    return AckStatus.NOT_STORED

@@ -2,7 +2,7 @@
 
 from imserver.interfaces import IConnection
 from imserver.metrics import Metrics
-from imserver.model import GROUP_TIMELINE, AckOfStored, NewMessage, Unit
+from imserver.model import GROUP_TIMELINE, AckOfStored, NewMessage, Stored, Unit
 from imserver.protocol.commands import AckStatus, Flag
 from imserver.protocol.messages import Ack
 
@@ -14,9 +14,14 @@ def ack(seq: int) -> Unit:
     return Unit((Ack(seq).frame(),))
 
 
-def ack_of_stored(seq: int, key: int, message: NewMessage) -> Unit:
+def ack_of_stored(seq: int, stored: Stored, message: NewMessage) -> Unit:
     """ACK of a stored message, with the key that it got in the sender's timeline, or in the super group's."""
-    return AckOfStored(seq, key, Flag.SUPER_GROUP if message.timelines[0].kind == GROUP_TIMELINE else 0)
+    flag = Flag.SUPER_GROUP if message.timelines[0].kind == GROUP_TIMELINE else 0
+    if not stored.resent:
+        return AckOfStored(seq, stored.keys[message.own], flag)
+    if stored.keys:
+        return AckOfStored(seq, stored.keys[0], flag)
+    return Unit((Ack(seq).frame(flag),))
 
 
 def refuse(connection: IConnection, seq: int, status: AckStatus, metrics: Metrics) -> None:

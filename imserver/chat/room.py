@@ -41,6 +41,7 @@ class RoomClient:
         if status is not AckStatus.SUCCESS:
             refuse(connection, frame.seq, status, self._metrics)
             return
-        push = Push((message.frame(frame.flag & Flag.TEXT),))
+        heard = RoomIM(message.sender, message.receiver, self._policy.filtered(message.content, frame.flag))
+        push = Push((heard.frame(frame.flag & Flag.TEXT),))
         self._delivery.to_room(connection.appid, message.receiver, push, connection.user, connection)
         connection.enqueue(ack(frame.seq))

@@ -8,11 +8,15 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from imserver.chat.auth import AuthClient
+from imserver.chat.changes import GroupChanges
+from imserver.chat.customer import CustomerClient
 from imserver.chat.delivery import Delivery
 from imserver.chat.group import GroupClient
 from imserver.chat.keepalive import KeepaliveClient
 from imserver.chat.peer import PeerClient
 from imserver.chat.policy import Policy
+from imserver.chat.posts import Posts
+from imserver.chat.rescue import Rescue
 from imserver.chat.room import RoomClient
 from imserver.chat.sync import SyncClient
 from imserver.interfaces import (
@@ -21,6 +25,7 @@ from imserver.interfaces import (
     IClientRegistry,
     IConnection,
     IDirectory,
+    IGroups,
     IPushQueue,
     ISyncKeys,
     ITimelines,
@@ -48,25 +53,40 @@ Handle = Callable[[IConnection, Frame, Any], Deferred[None] | None]
 class Chat:
     def __init__(
         self,
+        *,
         directory: IDirectory,
+        groups: IGroups,
         registry: IClientRegistry,
         timelines: ITimelines,
         sync_keys: ISyncKeys,
         bus: IBus,
         push_queue: IPushQueue,
+        policy: Policy,
         metrics: Metrics,
         now: WallClock,
         monotonic: Callable[[], float] = system_monotonic,
+        kefu_appid: int = 0,
+        rescue: Rescue | None = None,
     ) -> None:
+        """
+        Args:
+            monotonic: seconds, by a clock that never goes back.
+            kefu_appid: the customer-service app; 0: there is none.
+            rescue: watches what is pushed; None: nobody does.
+        """
         self._metrics = metrics
-        policy = Policy()
-        self.delivery = Delivery(timelines, registry, bus, push_queue, metrics, monotonic)
+        self._rescue = rescue
+        self.delivery = Delivery(timelines, registry, bus, push_queue, metrics, monotonic, rescue)
+        #: What back ends say, and what they change.
+        self.posts = Posts(kefu_appid, groups, policy, self.delivery, now)
+        self.changes = GroupChanges(groups, self.posts, now)
         self._auth = AuthClient(directory, registry, bus, metrics)
         keepalive = KeepaliveClient()
         peer = PeerClient(policy, self.delivery, directory, metrics, now)
+        group = GroupClient(groups, policy, self.delivery, metrics, now)
         room = RoomClient(policy, self.delivery, registry, metrics)
-        group = GroupClient(self.delivery, metrics)
-        sync = SyncClient(timelines, sync_keys, metrics)
+        customer = CustomerClient(kefu_appid, policy, self.delivery, metrics, now)
+        sync = SyncClient(timelines, sync_keys, groups, metrics)
         self._handle: dict[int, Handle] = {
             Command.AUTH_TOKEN: self._auth.auth_token,
             Command.PING: keepalive.ping,
@@ -81,9 +101,12 @@ class Chat:
             Command.ROOM_IM: room.room_im,
             Command.SYNC: sync.sync,
             Command.SYNC_KEY: sync.sync_key,
+            Command.SYNC_GROUP: sync.sync_group,
+            Command.GROUP_SYNC_KEY: sync.group_sync_key,
             Command.GROUP_IM: group.group_im,
-            Command.SYNC_GROUP: group.sync_group,
-            Command.GROUP_SYNC_KEY: group.group_sync_key,
+            Command.CUSTOMER: customer.customer,
+            Command.CUSTOMER_SUPPORT: customer.customer_support,
+            Command.CUSTOMER_V2: customer.customer_v2,
         }
 
     def is_pipelined(self, command: int) -> bool:
@@ -94,11 +117,9 @@ class Chat:
         if connection.user is None and frame.command not in BEFORE_SIGN_IN:
             self._metrics.ignored.inc("not_signed_in")
             return None
-        handle = self._handle.get(frame.command)
-        if handle is None:
-            self._metrics.ignored.inc("unsupported")
-            return None
-        return handle(connection, frame, message)
+        return self._handle[frame.command](connection, frame, message)
 
     def lost(self, connection: IConnection) -> None:
+        if self._rescue is not None and connection.user is not None:
+            self._rescue.lost(connection)
         self._auth.lost(connection)

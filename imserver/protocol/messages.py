@@ -160,6 +160,12 @@ def stamped_body(body: bytes, version: int, seconds: int) -> bytes:
     return body[:16] + _INT32.pack(seconds) + body[16 if version == 0 else 20 :]
 
 
+def sender_of(body: bytes) -> int:
+    """Whom an IM or GROUP_IM is from, by its body."""
+    sender: int = _INT64.unpack_from(body)[0]
+    return sender
+
+
 class IM(_PeerMessage, frozen=True, gc=False):
     command = Command.IM
 

@@ -114,4 +114,5 @@ def mark_of(message: NewMessage) -> bytes:
     """By what a message is recognised; b"" where it is not. What one sender sent stands together when it is sorted."""
     if message.resend is None:
         return b""
-    return message.timelines[message.own].owner.to_bytes(8, "big", signed=True) + message.resend.digest
+    uid = 0 if message.sender is None else message.sender.uid
+    return uid.to_bytes(8, "big", signed=True) + message.resend.digest

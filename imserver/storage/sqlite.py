@@ -84,6 +84,7 @@ _MOVE_RECENT_RESENDS = (
 )
 _CLEAR_MOVED = "DELETE FROM resend_moved"
 _SET_MOVED = "INSERT INTO resend_moved (message) VALUES (?)"
+_MESSAGE_OF_ENTRY = "SELECT message FROM entry WHERE appid = ? AND kind = ? AND owner = ? AND sync_key = ?"
 _SAVE_KEYS = _Rows(
     "INSERT INTO saved_key (appid, uid, group_id, sync_key) VALUES ",
     "(?,?,?,?)",
@@ -124,6 +125,14 @@ def add_entries(cursor: Cursor, values: list[int]) -> None:
     """Add entries: appid, kind, owner, key, message, device of each."""
     for _ in _ADD_ENTRIES.execute(cursor, values):
         pass
+
+
+def message_of_entry(cursor: Cursor, timeline: TimelineKey, key: int) -> int | None:
+    """The id of the message that stands there; None: none does."""
+    cursor.execute(_MESSAGE_OF_ENTRY, (*timeline, key))
+    for (number,) in cursor.fetchall():
+        return int(number)
+    return None
 
 
 def read_recent_resends(cursor: Cursor) -> list[tuple[bytes, int, int, int]]:

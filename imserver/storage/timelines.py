@@ -64,8 +64,15 @@ class Timelines:
     def head(self, timeline: TimelineKey) -> Deferred[int]:
         return self._head_reads.submit(timeline)
 
-    def read(self, timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
-        page = partial(_page, timeline=timeline, after=after, limit=limit, page_bytes=self._page_bytes)
+    def read(self, timeline: TimelineKey, after: int, limit: int, created_after: int = 0) -> Deferred[Sequence[Entry]]:
+        page = partial(
+            _page,
+            timeline=timeline,
+            after=after,
+            limit=limit,
+            page_bytes=self._page_bytes,
+            created_after=created_after,
+        )
         return self._reads.read("timeline", page)
 
     def forget_resends(self) -> Deferred[int]:
@@ -100,20 +107,20 @@ class Timelines:
         results: list[Any] = [None] * len(messages)
         #: What is to be stored: where its result goes, the message, its mark, its keys.
         fresh: list[tuple[int, NewMessage, bytes, list[int]]] = []
-        #: What was submitted again while the first waited.
-        again: list[tuple[int, bytes]] = []
-        first: dict[bytes, Any] = {}
+        #: What was submitted again while the first waited: both their places.
+        again: list[tuple[int, int]] = []
+        first: dict[bytes, int] = {}
         values: list[Any] = []
         for at, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             resend = message.resend
             if resend is not None:
                 if mark in known:
-                    results[at] = known[mark]
+                    results[at] = _in_place(cursor, known[mark], _own(message))
                     continue
                 if mark in first:
-                    again.append((at, mark))
+                    again.append((at, first[mark]))
                     continue
-                first[mark] = None
+                first[mark] = at
             keys = []
             for timeline in message.timelines:
                 head = heads.get(timeline)
@@ -134,15 +141,15 @@ class Timelines:
             own = message.own
             if message.device:
                 entries[6 * (own - len(keys)) + 5] = message.device
-            stored = results[at] = Stored(number, tuple(keys))
+            results[at] = Stored(number, tuple(keys))
             if message.resend is not None:
-                first[mark] = stored
                 added.append((mark, number, keys[own], now + message.resend.window))
         sqlite.add_entries(cursor, entries)
         self._resends.add(cursor, added, now)
-        for at, mark in again:
-            stored = first[mark]
-            results[at] = Stored(stored.message, (stored.keys[messages[at].own],), resent=True)
+        for at, before in again:
+            key = results[before].keys[messages[before].own]
+            in_place = _own(messages[at]) == _own(messages[before])
+            results[at] = Stored(results[before].message, (key,) if in_place else (), resent=True)
         return results
 
     def _undone(self) -> None:
@@ -168,6 +175,17 @@ class Timelines:
         return results
 
 
+def _own(message: NewMessage) -> TimelineKey:
+    """The timeline whose key the ACK carries."""
+    return message.timelines[message.own]
+
+
+def _in_place(cursor: sqlite.Cursor, stored: Stored, timeline: TimelineKey) -> Stored:
+    """What became of the first of a resend, with its key if that stands in this timeline."""
+    message = sqlite.message_of_entry(cursor, timeline, stored.keys[0])
+    return stored if message == stored.message else stored._replace(keys=())
+
+
 _SOME_RESENDS = (
     select(schema.resend.c.digest)
     .where(schema.resend.c.digest > bindparam("after"))
@@ -186,6 +204,16 @@ _HEAD = select(func.max(schema.entry.c.sync_key)).where(
     schema.entry.c.appid == bindparam("appid"),
     schema.entry.c.kind == bindparam("kind"),
     schema.entry.c.owner == bindparam("owner"),
+)
+_CREATED = (
+    select(schema.message.c.created)
+    .join_from(schema.entry, schema.message, schema.message.c.id == schema.entry.c.message)
+    .where(
+        schema.entry.c.appid == bindparam("appid"),
+        schema.entry.c.kind == bindparam("kind"),
+        schema.entry.c.owner == bindparam("owner"),
+        schema.entry.c.sync_key == bindparam("key"),
+    )
 )
 _PAGE = (
     select(
@@ -211,7 +239,11 @@ def _read_heads(connection: Connection, timelines: Sequence[TimelineKey]) -> lis
     return [connection.execute(_HEAD, _of(timeline)).scalar() or EMPTY_TIMELINE for timeline in timelines]
 
 
-def _page(connection: Connection, timeline: TimelineKey, after: int, limit: int, page_bytes: int) -> list[Entry]:
+def _page(
+    connection: Connection, timeline: TimelineKey, after: int, limit: int, page_bytes: int, created_after: int = 0
+) -> list[Entry]:
+    if created_after:
+        after = _last_created_until(connection, timeline, after, created_after)
     entries: list[Entry] = []
     size = 0
     # Row by row: what does not fit into the page is not even read.
@@ -223,6 +255,20 @@ def _page(connection: Connection, timeline: TimelineKey, after: int, limit: int,
                 break
             entries.append(found)
     return entries
+
+
+def _last_created_until(connection: Connection, timeline: TimelineKey, after: int, seconds: int) -> int:
+    """The key of the last entry above `after` that was created until then; `after` where there is none. Keys are dense,
+    so that it is found in a few steps, however many there are; those that retention took were the oldest."""
+    newer = 1 + (connection.execute(_HEAD, _of(timeline)).scalar() or EMPTY_TIMELINE)
+    while after + 1 < newer:
+        between = (after + newer) // 2
+        created = connection.execute(_CREATED, {**_of(timeline), "key": between}).scalar()
+        if created is None or created <= seconds:
+            after = between
+        else:
+            newer = between
+    return after
 
 
 def _of(timeline: TimelineKey) -> dict[str, int]:

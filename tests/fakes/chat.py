@@ -274,10 +274,10 @@ class SlowTimelines:
     def head(self, timeline: TimelineKey) -> Deferred[int]:
         return self._answer(lambda: self._timelines.head(timeline))
 
-    def read(self, timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
+    def read(self, timeline: TimelineKey, after: int, limit: int, created_after: int = 0) -> Deferred[Sequence[Entry]]:
         def page() -> Deferred[Sequence[Entry]]:
             kept = max(after, self._oldest.get(timeline, 0) - 1)
-            return self._timelines.read(timeline, kept, min(limit, self.page))
+            return self._timelines.read(timeline, kept, min(limit, self.page), created_after)
 
         return self._answer(page)
 

@@ -25,9 +25,11 @@ class FakeTimelines:
         #: The messages that were stored, in order; a message's id is its place, from 1 on.
         self.messages: list[NewMessage] = []
         self.entries: defaultdict[TimelineKey, list[Entry]] = defaultdict(list)
+        self._created: defaultdict[TimelineKey, list[int]] = defaultdict(list)
         self.broken = False
         self.held = False
-        self._resends: dict[bytes, tuple[float, Stored]] = {}
+        #: Each with its end, and the timeline in which its key is.
+        self._resends: dict[bytes, tuple[float, Stored, TimelineKey]] = {}
         self._waiting: list[Callable[[], None]] = []
 
     def store(self, message: NewMessage, settled: Callable[[Stored | Failure], None]) -> None:
@@ -47,10 +49,10 @@ class FakeTimelines:
 
     def _store(self, message: NewMessage) -> Stored:
         now = self._now()
-        if message.resend is not None:
-            expires, before = self._resends.get(message.resend.digest, (now, None))
-            if before is not None and expires > now:
-                return before
+        if message.resend is not None and message.resend.digest in self._resends:
+            expires, before, timeline = self._resends[message.resend.digest]
+            if expires > now:
+                return before if timeline == message.timelines[message.own] else before._replace(keys=())
         self.messages.append(message)
         keys = []
         for place, timeline in enumerate(message.timelines):
@@ -58,11 +60,13 @@ class FakeTimelines:
             key = EMPTY_TIMELINE + 1 + len(entries)
             device = message.device if place == message.own else 0
             entries.append(Entry(key, message.command, message.flag, message.body, device))
+            self._created[timeline].append(message.created)
             keys.append(key)
         stored = Stored(len(self.messages), tuple(keys))
         if message.resend is not None:
             again = Stored(stored.message, (stored.keys[message.own],), resent=True)
-            self._resends[message.resend.digest] = (now + message.resend.window, again)
+            expires = now + message.resend.window
+            self._resends[message.resend.digest] = (expires, again, message.timelines[message.own])
         return stored
 
     def head(self, timeline: TimelineKey) -> Deferred[int]:
@@ -70,13 +74,13 @@ class FakeTimelines:
             return fail(Unavailable("the fake is broken"))
         return succeed(EMPTY_TIMELINE + len(self.entries[timeline]))
 
-    def read(self, timeline: TimelineKey, after: int, limit: int) -> Deferred[Sequence[Entry]]:
+    def read(self, timeline: TimelineKey, after: int, limit: int, created_after: int = 0) -> Deferred[Sequence[Entry]]:
         if self.broken:
             return fail(Unavailable("the fake is broken"))
         page: list[Entry] = []
         size = 0
-        for entry in self.entries[timeline]:
-            if entry.key <= after:
+        for entry, created in zip(self.entries[timeline], self._created[timeline], strict=True):
+            if entry.key <= after or (created_after and created <= created_after):
                 continue
             size += len(entry.body)
             if len(page) == limit or (page and size > self._page_bytes):

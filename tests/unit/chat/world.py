@@ -1,9 +1,10 @@
 """The domain with everything around it in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from twisted.internet.defer import Deferred
 
+from imserver.chat.policy import Policy
 from imserver.chat.table import Chat
 from imserver.metrics import Metrics
 from imserver.model import UserKey, user_timeline
@@ -13,32 +14,46 @@ from imserver.protocol.frame import Frame
 from imserver.protocol.messages import IM, AuthStatus, AuthToken, Message, Metadata, Sync, SyncNotify
 from tests.fakes.chat import FakeBus, FakeConnection, FakePushQueue, Said, SlowTimelines
 from tests.fakes.directory import FakeDirectory
+from tests.fakes.groups import FakeGroups
+from tests.fakes.relations import FakeRelations
+from tests.fakes.words import FakeWords
 
 APP = 7
 NOW = 1_700_000_000
 
 
 class World:
-    def __init__(self) -> None:
+    """Without arguments the server as it is by default: no words, friends and blacklists, no customer service."""
+
+    def __init__(
+        self, friends: bool = False, blacklist: bool = False, words: Collection[str] = (), kefu_appid: int = 0
+    ) -> None:
         self.now = float(NOW)
         self.seconds = 0.0
         self.metrics = Metrics()
         self.directory = FakeDirectory()
+        self.groups = FakeGroups(lambda: self.now)
+        self.relations = FakeRelations()
         self.registry = ClientRegistry(self.metrics)
         self.timelines = SlowTimelines(lambda: self.now)
         self.bus = FakeBus()
         self.push_queue = FakePushQueue()
         self.chat = Chat(
-            self.directory,
-            self.registry,
-            self.timelines,
-            self.timelines,
-            self.bus,
-            self.push_queue,
-            self.metrics,
-            lambda: self.now,
-            lambda: self.seconds,
+            directory=self.directory,
+            groups=self.groups,
+            registry=self.registry,
+            timelines=self.timelines,
+            sync_keys=self.timelines,
+            bus=self.bus,
+            push_queue=self.push_queue,
+            policy=Policy(self.relations, friends, blacklist, FakeWords(words)),
+            metrics=self.metrics,
+            now=lambda: self.now,
+            monotonic=lambda: self.seconds,
+            kefu_appid=kefu_appid,
         )
+        self.posts = self.chat.posts
+        self.changes = self.chat.changes
 
     def settings(
         self, uid: int, appid: int = APP, forbidden: bool | None = None, notification_on: bool | None = None

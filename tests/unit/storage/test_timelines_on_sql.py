@@ -236,7 +236,7 @@ async def test_no_statement_looks_at_a_whole_table(storage: SqlStorage) -> None:
     def read(connection: Connection) -> None:
         listen(connection)
         assert module._read_heads(connection, [ALICE]) == [2]
-        assert len(module._page(connection, ALICE, 0, 10, 1000)) == 1
+        assert len(module._page(connection, ALICE, 0, 10, 1000, created_after=4)) == 1
         assert sync_keys._read(connection, [sync_keys._Place(UserKey(7, 1), 0)]) == [5]
         silence(connection)
 
