@@ -19,7 +19,7 @@ from imserver.metrics import Metrics
 class SqlHouse:
     """A database of its own, with its lanes and all of the directory on them."""
 
-    def __init__(self, path: Path, most_members: int = 100_000) -> None:
+    def __init__(self, path: Path) -> None:
         from twisted.internet import reactor as running
 
         reactor = cast(IReactor, running)
@@ -33,7 +33,7 @@ class SqlHouse:
         self.reads = ReadLane(open_readers(url, 2), reactor, self.metrics, 2, 10.0)
         self.directory = SqlDirectory(self.writes, self.reads, lambda: self.seconds)
         self.groups = SqlGroups(
-            self.writes, self.reads, lambda: self.seconds, lambda: self.seconds, self.metrics, most_members
+            self.writes, self.reads, lambda: self.seconds, lambda: self.seconds, self.metrics, 100_000
         )
         self.relations = SqlRelations(self.writes, self.reads, lambda: self.seconds)
         self.writes.start()

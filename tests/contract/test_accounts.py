@@ -383,38 +383,37 @@ async def test_checking_costs_no_transaction_that_writes(house: SqlHouse) -> Non
     assert sum(house.metrics.commit_seconds.counts) == before
 
 
+@pytest.mark.parametrize("asked", ["secret", "token"])
 @pytest_twisted.ensureDeferred
-async def test_a_check_that_a_change_overtakes(house: SqlHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_that_a_change_overtakes(house: SqlHouse, monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     """Who was looked up before a new secret or a revocation, and is answered after it, is judged by what is then."""
     directory = house.directory
     _, secret = await directory.create_app("demo", 7)
     (token,) = await directory.issue_tokens(7, [1])
-    go_on = threading.Event()
-    reached = []
+    group: ReadGroup[Any, Any] = directory._secrets if asked == "secret" else directory._sign_ins
+    looked_up, go_on = Deferred[None](), threading.Event()
+    read = group._read
 
-    def hold(group: ReadGroup[Any, Any]) -> None:
-        here: Deferred[None] = Deferred()
-        read = group._read
+    def look_up(connection: Connection, items: Sequence[Any]) -> Sequence[Any]:
+        answers = read(connection, items)
+        if not go_on.is_set():
+            running_reactor().callFromThread(looked_up.callback, None)
+            assert go_on.wait(30)
+        return answers
 
-        def look_up(connection: Connection, asked: Sequence[Any]) -> Sequence[Any]:
-            answers = read(connection, asked)
-            if not go_on.is_set():
-                running_reactor().callFromThread(here.callback, None)
-                assert go_on.wait(30)
-            return answers
-
-        monkeypatch.setattr(group, "_read", look_up)
-        reached.append(here)
-
-    hold(directory._secrets)
-    hold(directory._sign_ins)
-    checked, whose = directory.check_app(7, as_sent(secret)), directory.user_of_token(token.encode())
-    await gatherResults(reached)
-    await directory.rotate_secret(7)
-    await directory.revoke_token(token)
-    go_on.set()
-    assert await checked is False
-    assert await whose is None
+    monkeypatch.setattr(group, "_read", look_up)
+    if asked == "secret":
+        checked = directory.check_app(7, as_sent(secret))
+        await looked_up
+        await directory.rotate_secret(7)
+        go_on.set()
+        assert await checked is False
+    else:
+        whose = directory.user_of_token(token.encode())
+        await looked_up
+        await directory.revoke_token(token)
+        go_on.set()
+        assert await whose is None
 
 
 @pytest_twisted.ensureDeferred

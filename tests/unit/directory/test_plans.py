@@ -45,7 +45,7 @@ class Said:
         driver(connection).set_trace_callback(None)
 
     async def whole_tables(self, house: SqlHouse) -> tuple[int, list[tuple[str, str]]]:
-        """How many statements there were, and those that look at every row of a table."""
+        """How many statements there were, and those that look at every row of a table, or of an app."""
         asked = [
             text for text in self.statements if text.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE"))
         ]
@@ -54,7 +54,8 @@ class Said:
             plan = await house.rows("EXPLAIN QUERY PLAN " + text.replace(":", r"\:"))
             for *_numbers, step in plan:
                 # Not a table: values that the statement brings along, and what a subquery gave.
-                if step.startswith("SCAN") and not any(word in step for word in ("VIRTUAL TABLE", "CONSTANT", "anon_")):
+                no_table = any(word in step for word in ("VIRTUAL TABLE", "CONSTANT", "anon_"))
+                if step.endswith("(appid=?)") or (step.startswith("SCAN") and not no_table):
                     found.append((text, step))
         return len(asked), found
 
@@ -175,6 +176,19 @@ async def test_a_large_group_comes_and_goes_in_few_pieces(house: SqlHouse) -> No
     await house.reads.read("test", read)
     assert rows <= 100
     assert len(said) <= 150
+
+
+@pytest_twisted.ensureDeferred
+async def test_members_who_wait_are_counted(house: SqlHouse) -> None:
+    """A change of many members holds many bytes while it waits, and the lane has a bound of those."""
+    gate = threading.Event()
+    held = house.change(lambda _connection: gate.wait(30))
+    before = house.writes._waiting_bytes
+    waiting = house.groups.create(7, 1, "large", range(1, 10_001), False, None)
+    assert house.writes._waiting_bytes - before >= 10_000 * 36  # an int and its place
+    gate.set()
+    await held
+    await waiting
 
 
 @pytest_twisted.ensureDeferred
