@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
-from imserver.model import Limits
+from imserver.model import SAFE_INTEGER, Limits
 
 _LogFormat = Literal["text", "json"]
 _LogLevel = Literal["debug", "info", "warn", "error", "critical"]
@@ -43,6 +43,11 @@ class Database(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"Database(url={_without_password(self.url)!r}, readers={self.readers!r})"
+
+
+class Customer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    #: The app whose users are customer service; 0: there is none.
+    kefu_appid: int = 0
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +99,13 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: _LogLevel = "info"
 
 
+class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    #: Messages that are remembered for `imctl trace`; 0: nothing is.
+    messages: int = 10_000
+    #: And the beginning of what they say.
+    content: bool = False
+
+
 class Shutdown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Seconds that clients get to take what is queued for them.
     drain_seconds: float = 10.0
@@ -104,12 +116,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str = "var"
     listen: Listen = Listen()
     database: Database = Database()
+    customer: Customer = Customer()
     policy: Policy = Policy()
     push: Push = Push()
     limits: Limits = Limits()
     websocket: WebSocket = WebSocket()
     http: Http = Http()
     log: Log = Log()
+    trace: Trace = Trace()
     shutdown: Shutdown = Shutdown()
 
     @property
@@ -226,12 +240,14 @@ _IN_WORDS: Final = {
 _SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "listen": Listen,
     "database": Database,
+    "customer": Customer,
     "policy": Policy,
     "push": Push,
     "limits": Limits,
     "websocket": WebSocket,
     "http": Http,
     "log": Log,
+    "trace": Trace,
     "shutdown": Shutdown,
 }
 
@@ -277,11 +293,13 @@ def _complaints(config: Config) -> _Complaints:
 #: The least value of each number, in the unit of its key, and whether 0 is allowed below that: "no limit".
 _LEAST: Final[Mapping[str, tuple[float, bool]]] = {
     "database.readers": (1, False),
+    "customer.kefu_appid": (0, False),
     "push.batch": (1, False),
     "push.timeout_seconds": (0.1, False),
     "push.max_age_seconds": (1, False),
     "push.most_waiting": (1, False),
     "push.rescue_seconds": (0, False),
+    "trace.messages": (0, False),
     "shutdown.drain_seconds": (0, False),
     "limits.connections": (1, True),
     "limits.connections_per_address": (1, True),
@@ -309,8 +327,10 @@ _LEAST: Final[Mapping[str, tuple[float, bool]]] = {
 #: The most, where more would break a promise of the protocol or the machine. Seconds of a day for other waits.
 _MOST: Final[Mapping[str, tuple[float, str]]] = {
     "database.readers": (64, "each is a thread"),
+    "customer.kefu_appid": (SAFE_INTEGER - 1, "JavaScript clients read ids as doubles"),
     "push.batch": (1000, "they are one request, and sent again together"),
     "push.timeout_seconds": (300, "the pushes behind it wait"),
+    "trace.messages": (100_000, "each question looks at all of them"),
     "limits.storage_seconds": (5, "clients wait 5 s for an ACK"),
     "limits.read_seconds": (4, "a SYNC is answered within 4 s"),
     "limits.page_bytes": (16 * 1024 * 1024, "a page is held in memory"),

@@ -86,7 +86,7 @@ class Metrics:
         )
         self.writes_failed = Counter("imserver_writes_failed_total", "Writes that did not reach the disk.", "kind")
         self.writes_waiting = Gauge("imserver_writes_waiting", "Writes that wait for a transaction.")
-        self.group_messages_waiting = Gauge("imserver_group_messages_waiting", "Group messages that wait for their turn.")
+        self.group_messages_waiting = Gauge("imserver_group_messages_waiting", "Group messages waiting for their turn.")
         self.reads_failed = Counter("imserver_reads_failed_total", "Reads that gave no answer.", "kind")
         self.cached_groups = Gauge("imserver_cached_groups", "Groups in memory.")
         self.cached_group_members = Gauge("imserver_cached_group_members", "Members of the groups in memory.")
@@ -105,8 +105,8 @@ class Metrics:
             (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
         )
         self.rescued_pushes = Counter(
-            "imserver_rescued_pushes_total", "Messages pushed to users online who did not answer, queued for push after all."
+            "imserver_rescued_pushes_total", "Pushes that nobody answered, queued for push after all."
         )
         self.unwatched_pushes = Counter(
-            "imserver_unwatched_pushes_total", "Messages pushed to users online beyond what is watched for an answer."
+            "imserver_unwatched_pushes_total", "Pushes beyond what is watched for an answer."
         )

@@ -20,6 +20,7 @@ import signal
 import stat
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,12 +33,14 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imserver import __version__
 from imserver.bus.local import LocalBus
 from imserver.chat.policy import Policy
+from imserver.chat.rescue import Rescue
 from imserver.chat.table import Chat
 from imserver.config import Config
 from imserver.database.database import Database
@@ -45,8 +48,11 @@ from imserver.database.errors import CannotOpen
 from imserver.directory.groups import SqlGroups
 from imserver.directory.relations import SqlRelations
 from imserver.directory.sql import SqlDirectory
+from imserver.directory.words import FileWords, NoWords
 from imserver.errors import StartError
 from imserver.http.site import make_root, make_site
+from imserver.interfaces import IPushQueue
+from imserver.keys import read_key
 from imserver.metrics import Metrics
 from imserver.net.connection import Listeners
 from imserver.net.limits import most_connections
@@ -55,6 +61,8 @@ from imserver.net.registry import ClientRegistry
 from imserver.net.tcp import TcpFactory
 from imserver.net.websocket import WebSocketFactory
 from imserver.push.log import LogPush, NoPush
+from imserver.push.request import Webhook
+from imserver.push.webhook import WebhookPush
 from imserver.storage.sync_keys import SyncKeys
 from imserver.storage.timelines import Timelines
 
@@ -64,14 +72,14 @@ _SWITCH_INTERVAL: Final = 0.0005
 #: A message on its way is some fifty objects, and none of them garbage that only the collector would find. With the
 #: default of 700 it would look at them all, several times, before they are gone.
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
-#: Members of the groups that are kept in memory: some 30 MB.
-_CACHED_MEMBERS: Final = 100_000
 #: Connections that wait to be accepted: after a restart everybody comes at once.
 _BACKLOG: Final = 1024
 #: Seconds between two looks for connections whose time is up.
 _SWEEP: Final = 1.0
 #: Seconds between two deletions of what may be forgotten.
 _FORGET: Final = 60.0
+#: Seconds between two looks at the file of words.
+_RELOAD: Final = 5.0
 #: Seconds between two signs of life to systemd; its WatchdogSec has to be a few times that.
 _WATCHDOG: Final = 10.0
 
@@ -80,8 +88,12 @@ def build(config: Config, reactor: Any) -> IService:
     """The server as a service.
 
     Raises:
-        StartError: the data directory or the database cannot be used.
+        StartError: the data directory, the database, or a file that the configuration names cannot be used.
     """
+    back_end_key = read_key("http.key_file", config.http.key_file) if config.http.key_file else None
+    push_key = read_key("push.key_file", config.push.key_file) if config.push.kind == "webhook" else b""
+    metrics = Metrics()
+    words = FileWords(config.policy.word_file, metrics) if config.policy.word_file else NoWords()
     data = Path(config.data)
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,13 +102,12 @@ def build(config: Config, reactor: Any) -> IService:
         raise StartError(
             f"{error.filename}: {error.strerror}; give a data directory that user {_user()} may write (--data DIR)"
         ) from None
-    metrics = Metrics()
     database = Database(config.database_url, reactor, metrics, config.limits, config.database.readers)
     try:
         database.prepare()
     except CannotOpen as error:
         raise StartError(str(error)) from None
-    return Server(config, reactor, metrics, database, operator_key)
+    return Server(config, reactor, metrics, database, operator_key, back_end_key, push_key, words)
 
 
 def _user() -> str:
@@ -120,7 +131,17 @@ class Server(Service):
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, metrics: Metrics, database: Database, operator_key: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        metrics: Metrics,
+        database: Database,
+        operator_key: str,
+        back_end_key: bytes | None,
+        push_key: bytes,
+        words: FileWords | NoWords,
+    ) -> None:
         Service.setName(self, "imserver")
         self._config = config
         self._reactor = reactor
@@ -135,18 +156,41 @@ class Server(Service):
         self._timelines = Timelines(writes, reads, time.time, limits.page_bytes)
         sync_keys = SyncKeys(writes, reads)
         self._directory = SqlDirectory(writes, reads, time.time)
-        push_queue = LogPush() if config.push.kind == "log" else NoPush()
+        groups = SqlGroups(writes, reads, time.time, time.monotonic, metrics, limits.cached_group_members)
+        relations = SqlRelations(writes, reads, time.time)
+        push = config.push
+        self._webhook: WebhookPush | None = None
+        push_queue: IPushQueue = LogPush() if push.kind == "log" else NoPush()
+        if push.kind == "webhook":
+            push_queue = self._webhook = WebhookPush(
+                Webhook(push.url, push_key, push.timeout_seconds, reactor, time.time, metrics),
+                self._directory,
+                writes,
+                reads,
+                metrics,
+                reactor,
+                time.time,
+                batch=push.batch,
+                max_age_seconds=push.max_age_seconds,
+                most_waiting=push.most_waiting,
+            )
+        rescue = None
+        if push.kind != "none" and push.rescue_seconds:
+            rescue = Rescue(registry, push_queue, metrics, reactor.seconds, push.rescue_seconds)
+        policy = Policy(relations, config.policy.friends, config.policy.blacklist, words)
         chat = Chat(
             directory=self._directory,
-            groups=SqlGroups(writes, reads, time.time, time.monotonic, metrics, _CACHED_MEMBERS),
+            groups=groups,
             registry=registry,
             timelines=self._timelines,
             sync_keys=sync_keys,
             bus=LocalBus(),
             push_queue=push_queue,
-            policy=Policy(SqlRelations(writes, reads, time.time), config.policy.friends, config.policy.blacklist),
+            policy=policy,
             metrics=metrics,
             now=time.time,
+            kefu_appid=config.customer.kefu_appid,
+            rescue=rescue,
         )
         self._clients = Listeners(chat, limits, metrics, reactor, time.time)
         self._metrics = metrics
@@ -160,6 +204,10 @@ class Server(Service):
             checks={"storage": database.ping, "listeners": self._check_listeners},
             operator_key=operator_key,
             status=self._status,
+            back_end_key=back_end_key,
+            posts=chat.posts,
+            groups=groups,
+            group_changes=chat.changes,
         )
         websocket = config.websocket
         self._factories: dict[str, Any] = {
@@ -174,6 +222,11 @@ class Server(Service):
             (LoopingCall(self._forget_resends), _FORGET),
             (LoopingCall(self._notifier.notify, "WATCHDOG=1"), _WATCHDOG),
         ]
+        if rescue is not None:
+            self._repeated.append((LoopingCall(rescue.sweep), _SWEEP))
+        if isinstance(words, FileWords):
+            in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+            self._repeated.append((LoopingCall(words.reload, in_thread), _RELOAD))
 
     # Up.
 
@@ -209,6 +262,8 @@ class Server(Service):
             # Twisted's own handler would make the process end as one that the signal killed; it ends in good order.
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._reactor.stop))
         await self._directory.ensure_first_app()
+        if self._webhook is not None:
+            self._webhook.start()
         for call, seconds in self._repeated:
             call.clock = self._reactor
             call.start(seconds)
@@ -306,6 +361,8 @@ class Server(Service):
         for call, _seconds in self._repeated:
             if call.running:
                 call.stop()
+        if self._webhook is not None:
+            await self._webhook.stop()
         await self._database.close()
         self._log.info("imserver has stopped; what was acknowledged is on disk")
 

@@ -37,7 +37,7 @@ def same_as_its_frames(unit: Unit, seq: int, version: int, envelope: Envelope) -
 
 
 @given(messages, keys, st.sampled_from([Flag.PUSH, Flag.PUSH | Flag.TEXT]), seqs, versions, envelopes)
-def test_a_pushed_entry(message: Message, key: int, flag: Flag, seq: int, version: int, envelope: Envelope) -> None:
+def test_a_pushed_entry(message: Message, key: int, flag: int, seq: int, version: int, envelope: Envelope) -> None:
     """METADATA, the message in the version of its receiver, SYNC_NOTIFY."""
     unit = EntryPush(ALICE, key, message.frame(flag))
     same_as_its_frames(unit, seq, version, envelope)
