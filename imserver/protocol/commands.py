@@ -76,6 +76,9 @@ CLIENT_FLAGS: Final = Flag.TEXT | Flag.UNPERSISTENT
 #: The newest version that this server speaks; a client that claims a later one is answered in this.
 NEWEST_VERSION: Final = 2
 
+#: Their entries are not pushed: clients are told that there is something to sync (protocol.md, Timelines).
+NOT_PUSHED: Final = frozenset((Command.GROUP_NOTIFICATION, Command.SYSTEM))
+
 CLIENT_MAY_SEND: Final = frozenset(
     (
         Command.IM,

@@ -201,6 +201,11 @@ def test_relative_database_becomes_absolute(file: Path, tmp_path: Path, monkeypa
             "[shutdown]\ndrain_seconds = -1",
             ", line 2: shutdown.drain_seconds: must be at least 0, not -1.0",
         ),
+        ("[trace]\nmessages = -1", ", line 2: trace.messages: must be at least 0, not -1"),
+        (
+            "[trace]\nmessages = 200000",
+            ", line 2: trace.messages: must be at most 100000 (each question looks at all of them), not 200000",
+        ),
         ("[policy]\nfriends = 1", ", line 2: policy.friends: must be true or false, not a whole number"),
         ('[policy]\nword_file = "a\\u0000b"', ", line 2: policy.word_file: must name a file"),
         ('[websocket]\npath = "ws"', ', line 2: websocket.path: must be a path like "/ws", without query'),
