@@ -1,9 +1,9 @@
-"""The operator's calls, which imctl makes: apps, tokens, users, what goes on.
+"""The operator's calls, which imctl makes: apps, tokens, users, what goes on. (More of them: the modules beside this.)
 
 Whoever has the operator's key may do all of it: the key stands in a file that only the server's own account can read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hmac import compare_digest
 from typing import Annotated, Any, Final
 
@@ -21,31 +21,54 @@ from imserver.model import UserKey, UserSettings, user_timeline
 _MOST_TOKENS: Final = 100_000
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A field that nobody knows is a mistake, not something to pass over."""
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator's call takes. A field that nobody knows is a mistake, not something to pass over."""
 
 
-class _NewTokens(_Body, frozen=True):
+class _NewTokens(Body, frozen=True):
     appid: Id
     first: Id
     last: Id
 
 
-class _Revocation(_Body, frozen=True):
+class _Revocation(Body, frozen=True):
     token: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
     appid: Id | None = None
     uid: Id | None = None
 
 
-class _NewApp(_Body, frozen=True):
+class _NewApp(Body, frozen=True):
     name: Name
     appid: Id | None = None
 
 
-class _NewSettings(_Body, frozen=True):
+class _NewSettings(Body, frozen=True):
     name: Name | None = None
     forbidden: bool | None = None
     notification_on: bool | None = None
+
+
+def for_operators(key: str, routes: Iterable[Route]) -> Sequence[Route]:
+    """The same calls, for whoever knows the key.
+
+    Args:
+        key: without the newline of its file. Raises ValueError where it is too short to be one.
+    """
+    if len(key) < 32:
+        raise ValueError("the operator's key has fewer than 32 characters")
+    expected = key.encode()
+
+    def guarded(call: Call) -> Call:
+        async def admit(request: IRequest, **values: str) -> Reply:
+            scheme, given = authorization(request)
+            # Not slowed down: of 192 bits and more nobody guesses one. Counted as answers with status 401.
+            if scheme != b"bearer" or not compare_digest(given, expected):
+                raise Refused(401, "this needs the header Authorization: Bearer KEY, with the content of operator.key")
+            return await call(request, **values)
+
+        return admit
+
+    return tuple(route._replace(call=guarded(route.call)) for route in routes)
 
 
 class Operator:
@@ -53,7 +76,6 @@ class Operator:
 
     def __init__(
         self,
-        key: str,
         registry: IClientRegistry,
         accounts: IAccounts,
         settings: Settings,
@@ -64,13 +86,8 @@ class Operator:
     ) -> None:
         """
         Args:
-            key: what callers have to know, without the newline of its file. Raises ValueError where it is too short to
-                be one.
             status: the figures of GET /admin/status, except "ready" and "checks".
         """
-        if len(key) < 32:
-            raise ValueError("the operator's key has fewer than 32 characters")
-        self._key = key.encode()
         self._registry = registry
         self._accounts = accounts
         self._settings = settings
@@ -80,29 +97,17 @@ class Operator:
         self._status = status
 
     def routes(self) -> Sequence[Route]:
-        return tuple(
-            Route(method, path, self._for_operators(call))
-            for method, path, call in (
-                ("GET", "/admin/status", self._show_status),
-                ("GET", "/admin/apps", self._show_apps),
-                ("POST", "/admin/apps", self._create_app),
-                ("POST", "/admin/tokens", self._issue_tokens),
-                ("POST", "/admin/tokens/revoke", self._revoke),
-                ("GET", "/admin/users/<appid>/<uid>", self._show_user),
-                ("POST", "/admin/users/<appid>/<uid>/settings", self._change_settings),
-                ("POST", "/admin/users/<appid>/<uid>/kick", self._kick),
-            )
+        return (
+            Route("GET", "/admin/status", self._show_status),
+            Route("GET", "/admin/apps", self._show_apps),
+            Route("POST", "/admin/apps", self._create_app),
+            Route("POST", "/admin/apps/<appid>/rotate", self._rotate_secret),
+            Route("POST", "/admin/tokens", self._issue_tokens),
+            Route("POST", "/admin/tokens/revoke", self._revoke),
+            Route("GET", "/admin/users/<appid>/<uid>", self._show_user),
+            Route("POST", "/admin/users/<appid>/<uid>/settings", self._change_settings),
+            Route("POST", "/admin/users/<appid>/<uid>/kick", self._kick),
         )
-
-    def _for_operators(self, call: Call) -> Call:
-        async def admit(request: IRequest, **values: str) -> Reply:
-            scheme, key = authorization(request)
-            # Not slowed down: of 192 bits and more nobody guesses one. Counted as answers with status 401.
-            if scheme != b"bearer" or not compare_digest(key, self._key):
-                raise Refused(401, "this needs the header Authorization: Bearer KEY, with the content of operator.key")
-            return await call(request, **values)
-
-        return admit
 
     async def _show_status(self, request: IRequest) -> Reply:
         checks = await self._readiness.look()
@@ -116,6 +121,12 @@ class Operator:
         appid, secret = await self._accounts.create_app(asked.name, asked.appid)
         self._log.info("app {appid} was made", appid=appid)
         return json({"appid": appid, "secret": secret})
+
+    async def _rotate_secret(self, request: IRequest, appid: str) -> Reply:
+        app = id_in_path("appid", appid)
+        secret = await self._accounts.rotate_secret(app)
+        self._log.info("app {appid} has a new secret", appid=app)
+        return json({"appid": app, "secret": secret})
 
     async def _issue_tokens(self, request: IRequest) -> Reply:
         asked = body(request, _NewTokens)
@@ -150,13 +161,13 @@ class Operator:
         return json({"revoked": revoked})
 
     async def _show_user(self, request: IRequest, appid: str, uid: str) -> Reply:
-        user = _user(appid, uid)
+        user = user_in_path(appid, uid)
         shown = await self._described(await self._accounts.settings(user))
         shown["connections"] = [_connection(connection) for connection in self._registry.connections_of(user)]
         return json(shown)
 
     async def _change_settings(self, request: IRequest, appid: str, uid: str) -> Reply:
-        user = _user(appid, uid)
+        user = user_in_path(appid, uid)
         asked = body(request, _NewSettings)
         if asked == _NewSettings():
             raise Refused(400, "this takes one or more of `name`, `forbidden` and `notification_on`")
@@ -164,7 +175,7 @@ class Operator:
         return json(await self._described(settings))
 
     async def _kick(self, request: IRequest, appid: str, uid: str) -> Reply:
-        user = _user(appid, uid)
+        user = user_in_path(appid, uid)
         await self._accounts.settings(user)  # 404 where there is no such app
         kicked = self._close(user, "kicked")
         self._log.info("{kicked} connections of {user} were kicked", kicked=kicked, user=user)
@@ -191,7 +202,8 @@ class Operator:
         }
 
 
-def _user(appid: str, uid: str) -> UserKey:
+def user_in_path(appid: str, uid: str) -> UserKey:
+    """Raises `Refused` where one of the two is no number."""
     return UserKey(id_in_path("appid", appid), id_in_path("uid", uid))
 
 

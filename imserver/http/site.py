@@ -16,6 +16,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from imserver.chat.trace import Trace
 from imserver.http import health, openapi
 from imserver.http import metrics as metrics_calls
 from imserver.http.access import of_back_ends
@@ -27,9 +28,21 @@ from imserver.http.endpoints import route as endpoint_route
 from imserver.http.errors import error_reply, reply_to
 from imserver.http.health import Readiness
 from imserver.http.history import History
-from imserver.http.operator import Operator
+from imserver.http.operator import Operator, for_operators
+from imserver.http.operator_groups import OperatorGroups
+from imserver.http.operator_relations import OperatorRelations
+from imserver.http.operator_trace import OperatorTrace
 from imserver.http.settings import Settings
-from imserver.interfaces import IAccounts, IClientRegistry, IGroupChanges, IGroups, IPosts, ISyncKeys, ITimelines
+from imserver.interfaces import (
+    IAccounts,
+    IClientRegistry,
+    IGroupChanges,
+    IGroups,
+    IPosts,
+    IRelations,
+    ISyncKeys,
+    ITimelines,
+)
 from imserver.metrics import Metrics
 
 #: Bytes of a request's body.
@@ -51,19 +64,27 @@ def make_root(
     posts: IPosts | None = None,
     groups: IGroups | None = None,
     group_changes: IGroupChanges | None = None,
+    relations: IRelations | None = None,
+    trace: Trace | None = None,
 ) -> IResource:
     """The tree of all calls.
 
     Args:
         checks: as `Readiness` takes them.
-        operator_key: as `Operator` takes it.
+        operator_key: as `for_operators` takes it.
         status: as `Operator` takes it.
         back_end_key: as `access.of_back_ends` takes it.
+        trace: None: nothing is traced.
     """
     readiness = Readiness(checks, clock)
     settings = Settings(accounts, registry)
     history = History(timelines, sync_keys)
-    operator = Operator(operator_key, registry, accounts, settings, timelines, sync_keys, readiness, status)
+    operator = Operator(registry, accounts, settings, timelines, sync_keys, readiness, status)
+    operated = [*operator.routes(), *OperatorTrace(trace, accounts).routes()]
+    if groups is not None and group_changes is not None:
+        operated += OperatorGroups(groups, group_changes, timelines).routes()
+    if relations is not None:
+        operated += OperatorRelations(relations, accounts).routes()
     endpoints: Sequence[Endpoint] = ()
     if posts is not None and groups is not None and group_changes is not None:
         back_end = BackEnd(posts, history, registry, metrics)
@@ -73,7 +94,7 @@ def make_root(
         (
             *health.routes(readiness),
             *metrics_calls.routes(metrics),
-            *operator.routes(),
+            *for_operators(operator_key, operated),
             *map(endpoint_route, endpoints),
             *openapi.routes(endpoints),
         )

@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from imserver.chat.trace import Trace
 from imserver.http.site import make_root, make_site
 from imserver.metrics import Metrics
 from imserver.model import SignIn, UserKey
@@ -22,6 +23,7 @@ from imserver.net.registry import ClientRegistry
 from tests.fakes.chat import FakeConnection
 from tests.fakes.directory import FakeDirectory
 from tests.fakes.groups import FakeGroups
+from tests.fakes.relations import FakeRelations
 from tests.fakes.timelines import FakeSyncKeys, FakeTimelines
 from tests.http.fakes import FakeGroupChanges, FakePosts
 
@@ -62,6 +64,8 @@ class Server:
         connections: int = 100,
         back_end_key: bytes | None = None,
         timelines: FakeTimelines | None = None,
+        group_changes: FakeGroupChanges | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.clock = Clock()
         self.metrics = Metrics()
@@ -71,7 +75,9 @@ class Server:
         self.sync_keys = FakeSyncKeys()
         self.groups = FakeGroups()
         self.posts = FakePosts(self.groups)
-        self.group_changes = FakeGroupChanges(self.groups)
+        self.group_changes = group_changes or FakeGroupChanges(self.groups)
+        self.relations = FakeRelations()
+        self.trace = trace
         self.root = make_root(
             clock=self.clock,
             metrics=self.metrics,
@@ -86,6 +92,8 @@ class Server:
             posts=self.posts,
             groups=self.groups,
             group_changes=self.group_changes,
+            relations=self.relations,
+            trace=self.trace,
         )
         self.site = make_site(self.root, self.metrics, self.clock, connections)
         self._treq: Any = StubTreq(self.root)  # type: ignore[no-untyped-call]  # treq.testing has no annotations

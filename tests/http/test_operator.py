@@ -1,5 +1,6 @@
 """The operator's calls."""
 
+from hashlib import md5
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import formatEvent
 from zope.interface.verify import verifyObject
 
+from imserver.chat.trace import Trace
 from imserver.interfaces import IAccounts
 from imserver.model import Entry, UserKey, user_timeline
 from tests.fakes.chat import FakeConnection
@@ -27,13 +29,28 @@ CALLS: list[tuple[str, str, Any]] = [
     ("GET", "/admin/users/7/1", None),
     ("POST", "/admin/users/7/1/settings", {"forbidden": True}),
     ("POST", "/admin/users/7/1/kick", None),
+    ("POST", "/admin/apps/7/rotate", None),
+    ("POST", "/admin/groups", {"appid": 7, "master": 1, "name": "tea", "members": [[1, 3]]}),
+    ("GET", "/admin/groups/7/20", None),
+    ("POST", "/admin/groups/7/20/add", {"members": [[3, 3]]}),
+    ("POST", "/admin/groups/7/20/remove", {"members": [[2, 2]]}),
+    ("POST", "/admin/groups/7/20/mute", {"uid": 2, "on": True}),
+    ("POST", "/admin/groups/7/20/rename", {"name": "coffee"}),
+    ("POST", "/admin/groups/7/20/upgrade", None),
+    ("POST", "/admin/groups/7/20/disband", None),
+    ("GET", "/admin/users/7/1/friends", None),
+    ("POST", "/admin/users/7/1/friends", {"uid": 2, "on": True}),
+    ("GET", "/admin/users/7/1/blocked", None),
+    ("POST", "/admin/users/7/1/blocked", {"uid": 2, "on": True}),
+    ("GET", "/admin/trace?appid=7&uid=1", None),
 ]
 
 
 @pytest.fixture
 def server() -> Server:
-    """App 7, whose user 1 has the tokens "first" and "second"."""
-    server = Server()
+    """App 7, whose user 1 has the tokens "first" and "second", and is in group 20 with user 2. Messages are traced."""
+    server = Server(trace=Trace(10, False, True, lambda: 1_700_000_000.0, lambda: 5.0))
+    server.groups.add_group(7, 20, [1, 2])
     server.accounts.add_user("first", USER)
     server.accounts.add_user("second", USER)
     server.accounts.add_user("other's", UserKey(7, 2))
@@ -66,6 +83,8 @@ def test_no_call_without_the_key(server: Server, method: str, path: str, body: o
     assert len(result_of(server.accounts.apps())) == 1
     assert result_of(server.accounts.settings(USER)).tokens == 2
     assert (connection.closed, connection.forbidden) == (False, False)
+    assert server.group_changes.changed == []
+    assert server.relations.friends == server.relations.blacklist == set()
     assert server.metrics.http_requests.values == {"401": 1}
 
 
@@ -104,7 +123,7 @@ def test_key_that_is_none(key: str) -> None:
 def test_database_that_does_not_answer(server: Server, method: str, path: str, body: object) -> None:
     """Where the directory is unavailable the answer is 503, and nothing was done."""
     connection = server.client(USER)
-    server.accounts.unavailable = True
+    server.accounts.unavailable = server.groups.unavailable = server.relations.unavailable = True
     assert server.call(method, path, body).is_error(503)
     assert (connection.closed, connection.forbidden) == (False, False)
 
@@ -190,7 +209,7 @@ def test_wrong_fields(server: Server, path: str, body: object, word: str) -> Non
     assert (connection.closed, connection.forbidden) == (False, False)
 
 
-@pytest.mark.parametrize("suffix", ["", "/settings", "/kick"])
+@pytest.mark.parametrize("suffix", ["", "/settings", "/kick", "/friends", "/blocked"])
 @pytest.mark.parametrize(
     ("user", "word"),
     [
@@ -221,6 +240,13 @@ def test_wrong_user_in_the_path(server: Server, suffix: str, user: str, word: st
         ("GET", "/admin/users/8/1", None),
         ("POST", "/admin/users/8/1/settings", {"name": "Ann"}),
         ("POST", "/admin/users/8/1/kick", None),
+        ("POST", "/admin/apps/8/rotate", None),
+        ("POST", "/admin/groups", {"appid": 8, "master": 1, "name": "tea", "members": [[1, 3]]}),
+        ("GET", "/admin/users/8/1/friends", None),
+        ("POST", "/admin/users/8/1/friends", {"uid": 2, "on": True}),
+        ("GET", "/admin/users/8/1/blocked", None),
+        ("POST", "/admin/users/8/1/blocked", {"uid": 2, "on": True}),
+        ("GET", "/admin/trace?appid=8&uid=1", None),
     ],
 )
 def test_no_such_app(server: Server, method: str, path: str, body: object) -> None:
@@ -364,6 +390,24 @@ def test_apps(server: Server) -> None:
     }
 
 
+def test_rotating_a_secret(server: Server) -> None:
+    """The app's back end goes on with the new secret, and no longer with the old one; other apps keep theirs."""
+    old = server.call("POST", "/admin/apps", {"name": "shop", "appid": 9}).json["secret"]
+    other = server.call("POST", "/admin/apps", {"name": "other", "appid": 10}).json["secret"]
+    answer = server.call("POST", "/admin/apps/9/rotate")
+    assert (answer.status, answer.json["appid"]) == (200, 9)
+    new = answer.json["secret"]
+    assert len(new) >= 32
+    assert _may_call(server, 9, new)
+    assert not _may_call(server, 9, old)
+    assert _may_call(server, 10, other)
+    assert server.call("POST", "/admin/apps/x/rotate").is_error(400, "appid")
+
+
+def _may_call(server: Server, appid: int, secret: str) -> bool:
+    return result_of(server.accounts.check_app(appid, md5(secret.encode(), usedforsecurity=False).hexdigest().encode()))
+
+
 def test_user_with_connections(server: Server) -> None:
     """All that is known about a user, and each connection as it is now."""
     server.timelines.entries[user_timeline(USER)] += [Entry(key, 4, 0, b"", 0) for key in range(2, 13)]
@@ -483,6 +527,7 @@ def test_no_secret_in_the_log(server: Server) -> None:
     with logged_by("") as events:
         secrets = [KEY, "first", "Ann"]
         secrets.append(server.call("POST", "/admin/apps", {"name": "new"}).json["secret"])
+        secrets.append(server.call("POST", "/admin/apps/7/rotate").json["secret"])
         tokens = server.call("POST", "/admin/tokens?key=in-query", {"appid": 7, "first": 5, "last": 6}).json
         secrets += [token for _, token in tokens["tokens"]]
         answers: list[Answer] = [
