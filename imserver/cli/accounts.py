@@ -15,7 +15,7 @@ _LARGEST: Final = SAFE_INTEGER - 1
 
 
 class _Id(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on only
-    """The number of a user or an app."""
+    """The number of a user, an app or a group."""
 
     name = "number"
 
@@ -45,13 +45,8 @@ class _Uids(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
 
 UID: Final = _Id()
 APPID: Final = _Id()
-
-
-async def _operator(obj: Imctl, reactor: Any) -> Any:
-    from imserver.cli.found import find_server
-    from imserver.cli.operator import operator_of
-
-    return operator_of(reactor, find_server(obj.data_directory()))
+GID: Final = _Id()
+UIDS: Final = _Uids()
 
 
 class _TokenGroup(Group):
@@ -94,14 +89,14 @@ class _NamelessCommand(click.Command):
 
 @click.command(cls=_NamelessCommand)
 @click.argument("appid", type=APPID)
-@click.argument("uids", type=_Uids(), metavar="UID[-UID]")
+@click.argument("uids", type=UIDS, metavar="UID[-UID]")
 @click.pass_obj
 def _issue(obj: Imctl, appid: int, uids: tuple[int, int]) -> None:
     """Issue a token for each of these users of an app."""
     first, last = uids
 
     async def issue(reactor: Any) -> None:
-        operator = await _operator(obj, reactor)
+        operator = obj.operator(reactor)
         for start in range(first, last + 1, _AT_ONCE):
             tokens = await operator.tokens(appid, start, min(last, start + _AT_ONCE - 1))
             if obj.as_json:
@@ -130,8 +125,7 @@ def _revoke(obj: Imctl, which: tuple[str, ...]) -> None:
         raise click.UsageError("give one TOKEN, or the two numbers APPID UID")
 
     async def revoke(reactor: Any) -> None:
-        operator = await _operator(obj, reactor)
-        answer = await operator.post("/admin/tokens/revoke", body)
+        answer = await obj.operator(reactor).post("/admin/tokens/revoke", body)
         count = answer["revoked"]
         obj.say(f"revoked {count} token{'' if count == 1 else 's'}", answer)
 
@@ -143,6 +137,12 @@ def app() -> None:
     """Make and list apps, whose users are apart from each other.
 
     A fresh server has one app, number 7.
+
+    \b
+    Examples:
+      imctl app list
+      imctl app create "My shop"
+      imctl app rotate 8
     """
 
 
@@ -163,7 +163,7 @@ def _create(obj: Imctl, appid: int | None, name: str) -> None:
     """
 
     async def create(reactor: Any) -> None:
-        operator = await _operator(obj, reactor)
+        operator = obj.operator(reactor)
         body = {"name": name} if appid is None else {"name": name, "appid": appid}
         click.echo(json.dumps(await operator.post("/admin/apps", body)))
 
@@ -176,12 +176,31 @@ def _list(obj: Imctl) -> None:
     """List the apps: number and name."""
 
     async def list_apps(reactor: Any) -> None:
-        operator = await _operator(obj, reactor)
-        answer = await operator.get("/admin/apps")
+        answer = await obj.operator(reactor).get("/admin/apps")
         lines = [f"{one['appid']:>6}  {_printable(one['name'])}".rstrip() for one in answer["apps"]]
         obj.say("\n".join(lines) or "there are no apps; make one: imctl app create NAME", answer)
 
     obj.wait_for(list_apps)
+
+
+@app.command("rotate")
+@click.argument("appid", type=APPID)
+@click.pass_obj
+def _rotate(obj: Imctl, appid: int) -> None:
+    """Give an app a new secret, and print its number and the secret as JSON.
+
+    The old secret is void at once: the app's back end is refused until it has the new one. The server keeps the secret
+    as a hash only: this is the only time that you see it. Users stay signed in.
+
+    \b
+    Example:
+      imctl app rotate 7
+    """
+
+    async def rotate(reactor: Any) -> None:
+        click.echo(json.dumps(await obj.operator(reactor).post(f"/admin/apps/{appid}/rotate", {})))
+
+    obj.wait_for(rotate)
 
 
 @click.group(cls=Group, short_help="Look at a user, kick, forbid to speak.")
@@ -191,7 +210,7 @@ def user() -> None:
     \b
     Examples:
       imctl user show 7 1     what the server knows, and the connections
-      imctl user forbid 7 1   may not speak in rooms any more …
+      imctl user forbid 7 1   may not speak any more …
       imctl user allow 7 1    … and may again
       imctl user kick 7 1     close the connections; clients come back by themselves
     """
@@ -205,8 +224,7 @@ def _show(obj: Imctl, appid: int, uid: int) -> None:
     """Show what the server knows about a user, and the user's connections."""
 
     async def show(reactor: Any) -> None:
-        operator = await _operator(obj, reactor)
-        answer = await operator.get(f"/admin/users/{appid}/{uid}")
+        answer = await obj.operator(reactor).get(f"/admin/users/{appid}/{uid}")
         obj.say(_describe_user(answer), answer)
 
     obj.wait_for(show)
@@ -214,8 +232,7 @@ def _show(obj: Imctl, appid: int, uid: int) -> None:
 
 def _set_forbidden(obj: Imctl, appid: int, uid: int, forbidden: bool) -> None:
     async def change(reactor: Any) -> None:
-        operator = await _operator(obj, reactor)
-        answer = await operator.post(f"/admin/users/{appid}/{uid}/settings", {"forbidden": forbidden})
+        answer = await obj.operator(reactor).post(f"/admin/users/{appid}/{uid}/settings", {"forbidden": forbidden})
         obj.say(f"user {uid} of app {appid} {'may not speak any more' if forbidden else 'may speak'}", answer)
 
     obj.wait_for(change)
@@ -226,7 +243,7 @@ def _set_forbidden(obj: Imctl, appid: int, uid: int, forbidden: bool) -> None:
 @click.argument("uid", type=UID)
 @click.pass_obj
 def _forbid(obj: Imctl, appid: int, uid: int) -> None:
-    """Forbid a user to speak in rooms. In force at once; `imctl user allow` takes it back."""
+    """Forbid a user to send messages. In force at once; `imctl user allow` takes it back."""
     _set_forbidden(obj, appid, uid, True)
 
 
@@ -250,8 +267,7 @@ def _kick(obj: Imctl, appid: int, uid: int) -> None:
     """
 
     async def kick(reactor: Any) -> None:
-        operator = await _operator(obj, reactor)
-        answer = await operator.post(f"/admin/users/{appid}/{uid}/kick", {})
+        answer = await obj.operator(reactor).post(f"/admin/users/{appid}/{uid}/kick", {})
         count = answer["kicked"]
         obj.say(f"closed {count} connection{'' if count == 1 else 's'} of user {uid} of app {appid}", answer)
 

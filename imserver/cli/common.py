@@ -5,9 +5,12 @@ import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from imserver.cli.operator import Operator
 
 
 class Complaint(click.ClickException):
@@ -32,6 +35,13 @@ class Imctl:
             return Path(load(self.config).data)
         except ConfigError as error:
             raise Complaint(str(error)) from None
+
+    def operator(self, reactor: Any) -> "Operator":
+        """Who makes the operator's calls to the running server. Raises `Complaint`."""
+        from imserver.cli.found import find_server
+        from imserver.cli.operator import operator_of
+
+        return operator_of(reactor, find_server(self.data_directory()))
 
     def say(self, text: str, answer: Any) -> None:
         """Print a result: the text for people, the answer as one line of JSON for programs."""

@@ -7,7 +7,7 @@ from typing import NoReturn
 import click
 
 from imserver import __version__
-from imserver.cli import accounts, bench, server, talk
+from imserver.cli import accounts, bench, groups, relations, server, talk, trace
 from imserver.cli.common import Group, Imctl
 
 
@@ -29,6 +29,7 @@ def imctl(ctx: click.Context, config: str | None, data: str | None, as_json: boo
       imctl token 7 1                   a token for user 1 of app 7, for any client
       imctl chat --uid 1 --with 2       talk; in another terminal:
       imctl chat --uid 2 --with 1
+      imctl trace 7 1                   what became of the messages of user 1
 
     \b
     Elsewhere than ./var:
@@ -45,11 +46,15 @@ for _command in (
     accounts.token,
     accounts.app,
     accounts.user,
+    groups.group,
+    relations.friend,
+    relations.block,
     talk.send,
     talk.listen,
     talk.chat,
     server.status,
     server.check,
+    trace.trace,
     bench.bench,
 ):
     imctl.add_command(_command)

@@ -25,11 +25,7 @@ def status(obj: Imctl) -> None:
     ready: list[bool] = []
 
     async def show(reactor: Any) -> None:
-        from imserver.cli.found import find_server
-        from imserver.cli.operator import operator_of
-
-        operator = operator_of(reactor, find_server(obj.data_directory()))
-        answer = await operator.get("/admin/status")
+        answer = await obj.operator(reactor).get("/admin/status")
         obj.say(_describe(answer), answer)
         ready.append(answer["ready"])
 

@@ -12,6 +12,7 @@ KEY = "k" * 43
 
 class Asked(NamedTuple):
     method: str
+    #: With its query.
     path: str
     body: Any
 
@@ -38,7 +39,7 @@ class FakeAdmin(Resource):
         if request.getHeader("Authorization") != f"Bearer {self.key}":
             return self._answer(request, 401, "no key")
         content = request.content.read() if request.content else b""
-        asked = Asked(request.method.decode(), request.path.decode(), json.loads(content) if content else None)
+        asked = Asked(request.method.decode(), request.uri.decode(), json.loads(content) if content else None)
         self.asked.append(asked)
         if asked[:2] == ("POST", "/admin/tokens"):
             body = asked.body

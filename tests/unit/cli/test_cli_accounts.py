@@ -104,6 +104,24 @@ class TestApp:
         assert "there is an app 8 already" in result.stderr
         assert result.stdout == ""
 
+    def test_rotate(self, call: Call, admin: FakeAdmin) -> None:
+        """The same JSON as of a new app, with and without --json."""
+        admin.answers["POST", "/admin/apps/8/rotate"] = (200, {"appid": 8, "secret": "new"})
+        for as_json in (False, True):
+            result = call("app", "rotate", "8", as_json=as_json)
+            assert json.loads(result.stdout) == {"appid": 8, "secret": "new"}
+            assert result.exit_code == 0
+        assert admin.asked[0] == Asked("POST", "/admin/apps/8/rotate", {})
+
+    def test_rotate_nothing(self, call: Call, admin: FakeAdmin) -> None:
+        """An app that there is not, and what is no app."""
+        result = call("app", "rotate", "9")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "there is no such thing" in result.stderr
+        for words in ((), ("x",), ("0",), ("7", "8")):
+            assert call("app", "rotate", *words).exit_code != 0
+        assert len(admin.asked) == 1
+
     def test_list(self, call: Call, admin: FakeAdmin) -> None:
         """Number and name; a name cannot steer the terminal."""
         apps = [{"appid": 7, "name": "demo"}, {"appid": 12, "name": "\x1b[2Jx"}]
