@@ -236,7 +236,7 @@ class IAccounts(Interface):
 
     def bind_devices(user: UserKey, tokens: Mapping[str, str]) -> Deferred[None]:
         """Remember push tokens of the user's phone, by kind ("apns", "gcm", … as in ecosystem.md, /device/bind), with
-        the time of binding. A token that another user had is taken from them: the phone changed hands."""
+        the time of binding. A token that another user of the app had is taken from them: the phone changed hands."""
 
     def unbind_devices(user: UserKey, tokens: Mapping[str, str]) -> Deferred[None]:
         """Forget these push tokens of the user; those that are not theirs are passed over."""
