@@ -83,6 +83,10 @@ class IConnection(Interface):
     def command_ended() -> None:
         """One of those has been answered."""
 
+    def pushed_under(seq: int) -> int:
+        """The number of the stored message whose push left under this seq, where that is remembered (`Push.number`, and
+        of the newest pushes only), and not asked before; else 0."""
+
     def drained() -> Deferred[None] | None:
         """None while the client takes its replies; else what fires (with None) once it has.
 

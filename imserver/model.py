@@ -176,6 +176,9 @@ class Unit:
 
     __slots__ = ("_frames", "commands", "size")
 
+    #: See `Push`.
+    number = 0
+
     def __init__(self, frames: tuple[OutFrame, ...]) -> None:
         self._frames = frames
         #: Of its frames, in order.
@@ -196,18 +199,21 @@ class Push(Unit):
     """A unit that may be dropped where a client does not take it.
 
     ``timeline`` and ``notify`` are set where it pushes a stored entry: whoever loses it gets ``notify`` (SYNC_NOTIFY)
-    instead, the newest of each timeline.
+    instead, the newest of each timeline. ``number`` is the stored message's, where the connection is to remember under
+    which seq it left, so that the client's ACK of it can be told: that of the frame before the last.
     """
 
-    __slots__ = ("_notify", "timeline")
+    __slots__ = ("_notify", "number", "timeline")
 
     def __init__(
         self,
         frames: tuple[OutFrame, ...],
         timeline: TimelineKey | None = None,
         notify: OutFrame | None = None,
+        number: int = 0,
     ) -> None:
         Unit.__init__(self, frames)
+        self.number = number
         self.timeline = timeline
         self._notify = notify
 
@@ -264,12 +270,14 @@ class EntryPush(Push):
 
     __slots__ = ("_key", "_pushed")
 
-    def __init__(self, timeline: TimelineKey, key: int, pushed: OutFrame) -> None:
+    def __init__(self, timeline: TimelineKey, key: int, pushed: OutFrame, number: int = 0) -> None:
         """
         Args:
             timeline, key: of the entry.
             pushed: the message, as `stored_frame` makes it; shared by all timelines that it stands in.
+            number: as of `Push`.
         """
+        self.number = number
         self.timeline = timeline
         self._key = key
         self._pushed = pushed

@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from imserver.chat.backlog import Backlog
 from imserver.chat.replies import ack_of_stored, refuse
 from imserver.chat.rescue import Rescue
+from imserver.chat.trace import Trace
 from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, Unavailable
 from imserver.metrics import Metrics
 from imserver.model import GROUP_TIMELINE, EntryPush, NewMessage, Push, Stored, TimelineKey, UserKey
@@ -53,6 +54,7 @@ class Delivery:
         metrics: Metrics,
         monotonic: Callable[[], float],
         rescue: Rescue | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._timelines = timelines
         self._registry = registry
@@ -61,6 +63,7 @@ class Delivery:
         self._metrics = metrics
         self._monotonic = monotonic
         self._rescue = rescue
+        self._trace = trace
         self.backlog = Backlog(metrics, monotonic)
         #: Of each client, the newest message on its way to disk.
         self._newest: dict[IConnection, _Sent] = {}
@@ -107,10 +110,13 @@ class Delivery:
             self._timelines.store(message, stored.callback)
         except Unavailable:
             stored.errback()
-        return stored.addCallback(self._tell, message, users, None).addBoth(over)
+        arrived = self._monotonic()
+        return stored.addCallback(self._tell, message, users, None, arrived).addBoth(over)
 
     def refuse(self, connection: IConnection, seq: int, status: AckStatus) -> None:
         """Answer a client's message that is not accepted, in its turn."""
+        if self._trace is not None:
+            self._trace.refused(connection, seq, status)
         self.in_turn(connection, partial(refuse, connection, seq, status, self._metrics))
 
     def in_turn(self, connection: IConnection, do: Callable[[], None]) -> None:
@@ -133,9 +139,11 @@ class Delivery:
         if isinstance(result, Failure):
             if result.check(Unavailable) is None:
                 self._log.failure("storing a message of {user} failed", failure=result, user=connection.user)
+            if self._trace is not None:
+                self._trace.refused(connection, sent.seq, AckStatus.NOT_STORED)
             refuse(connection, sent.seq, AckStatus.NOT_STORED, self._metrics)
         else:
-            self._tell(result, message, users, connection)
+            self._tell(result, message, users, connection, sent.arrived)
             connection.enqueue(ack_of_stored(sent.seq, result, message))
             self._metrics.ack_seconds.observe(self._monotonic() - sent.arrived)
         if self._newest[connection] is sent:
@@ -152,25 +160,37 @@ class Delivery:
             backlog.let_in()
 
     def _tell(
-        self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection | None
+        self,
+        stored: Stored,
+        message: NewMessage,
+        users: tuple[UserKey, ...],
+        origin: IConnection | None,
+        arrived: float,
     ) -> None:
         """Tell all whom a stored message concerns, but the connection that it came from."""
+        trace = self._trace
         if stored.resent:
             self._metrics.resends.inc()
+            if trace is not None and origin is not None:
+                trace.resent(stored, origin)
             return
+        settled = self._monotonic() if trace is not None else 0.0
+        told: list[IConnection] = []
         try:
             if message.timelines[0].kind == GROUP_TIMELINE:
                 members = len(users) + 1 - len(message.timelines)
-                offline = self._tell_super_group(stored, message, users[:members], origin)
+                offline = self._tell_super_group(users[:members], stored, message, origin, told)
                 if members < len(users):
-                    offline += self._tell_users(
-                        users[members:], message.timelines[1:], stored.keys[1:], message, origin
-                    )
+                    others = Stored(stored.message, stored.keys[1:])
+                    offline += self._tell_users(users[members:], message.timelines[1:], others, message, origin, told)
             else:
-                offline = self._tell_users(users, message.timelines, stored.keys, message, origin)
-            if offline and message.command not in _SILENT:
+                offline = self._tell_users(users, message.timelines, stored, message, origin, told)
+            queued = bool(offline) and message.command not in _SILENT
+            if queued:
                 self._metrics.offline_pushes.inc(by=len(offline))
                 self._push_queue.push(message, offline)
+            if trace is not None:
+                trace.stored(stored, message, origin, arrived, settled, told, offline, queued)
         except Exception:  # a bug, but the message is on disk, and its sender must not hear otherwise
             self._log.failure("telling of stored message {number} failed", number=stored.message)
 
@@ -178,36 +198,44 @@ class Delivery:
         self,
         users: tuple[UserKey, ...],
         timelines: tuple[TimelineKey, ...],
-        keys: tuple[int, ...],
+        stored: Stored,
         message: NewMessage,
         origin: IConnection | None,
+        told: list[IConnection],
     ) -> list[UserKey]:
-        """Those who got an entry in their own timelines, each with its key. Gives who of them is not online."""
+        """Those who got an entry in their own timelines, each with its key. Gives who of them is not online, and adds
+        the connections that it was pushed to."""
         pushed = stored_frame(message.command, message.flag | Flag.PUSH, message.body)
         offline: list[UserKey] = []
         registry, bus, sender = self._registry, self._bus, message.sender
-        for user, timeline, key in zip(users, timelines, keys, strict=True):
+        for user, timeline, key in zip(users, timelines, stored.keys, strict=True):
             is_sender = user == sender
             device = message.device if is_sender else 0
             push = None
             for connection in registry.connections_of(user):
                 if connection is not origin and not (device and connection.device == device):
                     if push is None:
-                        push = _push(message, timeline, key, pushed)
+                        push = self._push_of(stored, message, timeline, key, pushed)
                     connection.enqueue_non_block(push)
+                    told.append(connection)
             if not bus.alone:
-                bus.publish_to_user(user, push or _push(message, timeline, key, pushed), device)
-            if not is_sender and self._is_offline(user, message):
+                bus.publish_to_user(user, push or self._push_of(stored, message, timeline, key, pushed), device)
+            if not is_sender and self._is_offline(user, stored, message):
                 offline.append(user)
         return offline
 
     def _tell_super_group(
-        self, stored: Stored, message: NewMessage, users: tuple[UserKey, ...], origin: IConnection | None
+        self,
+        users: tuple[UserKey, ...],
+        stored: Stored,
+        message: NewMessage,
+        origin: IConnection | None,
+        told: list[IConnection],
     ) -> list[UserKey]:
-        """The members of a super group, whose own timeline got an entry. Gives who of them is not online."""
+        """The members of a super group, whose own timeline got an entry. Gives and adds as `_tell_users`."""
         flag = message.flag | Flag.PUSH | Flag.SUPER_GROUP
         pushed = stored_frame(message.command, flag, message.body)
-        push = _push(message, message.timelines[0], stored.keys[0], pushed)
+        push = self._push_of(stored, message, message.timelines[0], stored.keys[0], pushed)
         offline: list[UserKey] = []
         registry, bus, sender = self._registry, self._bus, message.sender
         for user in users:
@@ -216,19 +244,33 @@ class Delivery:
             for connection in registry.connections_of(user):
                 if connection is not origin and not (device and connection.device == device):
                     connection.enqueue_non_block(push)
+                    told.append(connection)
             if not bus.alone:
                 bus.publish_to_user(user, push, device)
-            if not is_sender and self._is_offline(user, message):
+            if not is_sender and self._is_offline(user, stored, message):
                 offline.append(user)
         return offline
 
-    def _is_offline(self, user: UserKey, message: NewMessage) -> bool:
+    def _is_offline(self, user: UserKey, stored: Stored, message: NewMessage) -> bool:
         """Is the push queue to have this message for the user? Where not, whether they answer is watched."""
         if self._registry.is_online(user):
             if self._rescue is not None and message.command not in _SILENT:
-                self._rescue.pushed(user, message)
+                self._rescue.pushed(user, stored.message, message)
             return False
         return not self._bus.online_elsewhere(user)
+
+    def _push_of(self, stored: Stored, message: NewMessage, timeline: TimelineKey, key: int, pushed: OutFrame) -> Push:
+        """What connections get of an entry: the message between its key and the call to sync, or that call alone."""
+        number = stored.message if self._trace is not None else 0
+        if timeline.kind == GROUP_TIMELINE:
+            notify = SyncGroupNotify(timeline.owner, key).frame()
+            if message.command not in _NOT_PUSHED:
+                return Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify, number)
+        elif message.command not in _NOT_PUSHED:
+            return EntryPush(timeline, key, pushed, number)
+        else:
+            notify = SyncNotify(key).frame()
+        return Push((notify,), timeline, notify)
 
     def to_user(self, user: UserKey, push: Push, origin: IConnection | None) -> None:
         """Send to the user's connections, on every node, but not to `origin`, nor to the sender's other connections of
@@ -247,16 +289,3 @@ class Delivery:
                 continue
             connection.enqueue_non_block(push)
         self._bus.publish_to_room(appid, room, push, sender, device)
-
-
-def _push(message: NewMessage, timeline: TimelineKey, key: int, pushed: OutFrame) -> Push:
-    """What connections get of an entry: the message between its key and the call to sync, or that call alone."""
-    if timeline.kind == GROUP_TIMELINE:
-        notify = SyncGroupNotify(timeline.owner, key).frame()
-        if message.command not in _NOT_PUSHED:
-            return Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify)
-    elif message.command not in _NOT_PUSHED:
-        return EntryPush(timeline, key, pushed)
-    else:
-        notify = SyncNotify(key).frame()
-    return Push((notify,), timeline, notify)

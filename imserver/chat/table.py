@@ -19,6 +19,7 @@ from imserver.chat.posts import Posts
 from imserver.chat.rescue import Rescue
 from imserver.chat.room import RoomClient
 from imserver.chat.sync import SyncClient
+from imserver.chat.trace import Trace
 from imserver.interfaces import (
     IBus,
     IChat,
@@ -67,21 +68,23 @@ class Chat:
         monotonic: Callable[[], float] = system_monotonic,
         kefu_appid: int = 0,
         rescue: Rescue | None = None,
+        trace: Trace | None = None,
     ) -> None:
         """
         Args:
             monotonic: seconds, by a clock that never goes back.
             kefu_appid: the customer-service app; 0: there is none.
             rescue: watches what is pushed; None: nobody does.
+            trace: is told of each message; None: nobody is.
         """
         self._metrics = metrics
         self._rescue = rescue
-        self.delivery = Delivery(timelines, registry, bus, push_queue, metrics, monotonic, rescue)
+        self.delivery = Delivery(timelines, registry, bus, push_queue, metrics, monotonic, rescue, trace)
         #: What back ends say, and what they change.
         self.posts = Posts(kefu_appid, groups, policy, self.delivery, now)
         self.changes = GroupChanges(groups, self.posts, now)
         self._auth = AuthClient(directory, registry, bus, metrics)
-        keepalive = KeepaliveClient()
+        keepalive = KeepaliveClient(trace)
         peer = PeerClient(policy, self.delivery, directory, metrics, now)
         group = GroupClient(groups, policy, self.delivery, metrics, now)
         room = RoomClient(policy, self.delivery, registry, metrics)
@@ -91,7 +94,7 @@ class Chat:
             Command.AUTH_TOKEN: self._auth.auth_token,
             Command.PING: keepalive.ping,
             Command.PONG: keepalive.heard,
-            Command.ACK: keepalive.heard,
+            Command.ACK: keepalive.ack,
             Command.METADATA: keepalive.heard,
             Command.IM: peer.im,
             Command.RT: peer.rt,

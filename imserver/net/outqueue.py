@@ -11,12 +11,14 @@ from zope.interface import implementer
 from imserver.metrics import Metrics
 from imserver.model import Limits, Push, TimelineKey, Unit
 from imserver.net.prompt import PromptWriter
-from imserver.protocol.frame import Envelope, OutFrame
+from imserver.protocol.frame import SEQ_MASK, Envelope, OutFrame
 
 #: Bytes of one write. A transport takes about two of them before it says pause: that much is lost to dropping.
 _SLICE = 65536
 #: Bytes that a waiting reply takes besides those on the wire. Of an ACK with its METADATA, that is most of it.
 _REPLY = 512
+#: Pushes of a connection for which an ACK may still come: clients that send any send them at once.
+_UNACKNOWLEDGED = 32
 
 
 class FlushSchedule:
@@ -62,6 +64,7 @@ class OutQueue:
         "_schedule",
         "_scheduled",
         "_seq",
+        "_unacknowledged",
         "_waiting_for_drain",
         "_write_out",
         "_write_paused",
@@ -92,6 +95,8 @@ class OutQueue:
         self._first_push = 0
         #: SYNC_NOTIFY of the newest dropped entry of each timeline.
         self._dropped: dict[TimelineKey, OutFrame] | None = None
+        #: Of the newest pushes that are to be acknowledged: under which seq they left, and their numbers.
+        self._unacknowledged: list[tuple[int, int]] = []
         self._scheduled = False
         self._write_paused = False
         self._waiting_for_drain: Deferred[None] | None = None
@@ -184,6 +189,10 @@ class OutQueue:
             seq = unit.write(append, seq, version, envelope)
             for command in unit.commands:
                 counts[command] += 1
+            if unit.number:
+                self._unacknowledged.append((seq - 1, unit.number))
+                if len(self._unacknowledged) > _UNACKNOWLEDGED:
+                    del self._unacknowledged[0]
         self._seq = seq
         self._write_out(b"".join(pieces))
 
@@ -234,6 +243,15 @@ class OutQueue:
         self.transport.abortConnection()
 
     # IPushProducer: the transport tells whether the client takes bytes.
+
+    def pushed_under(self, seq: int) -> int:
+        """The number of the stored message that left under this seq; 0 where that is not remembered, or was asked
+        before."""
+        for place, (pushed, number) in enumerate(self._unacknowledged):
+            if pushed & SEQ_MASK == seq:
+                del self._unacknowledged[place]
+                return number
+        return 0
 
     def pauseProducing(self) -> None:
         self._write_paused = True

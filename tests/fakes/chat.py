@@ -64,6 +64,8 @@ class FakeConnection:
         self.closed = False
         self.signed_in_at = 0.0
         self.heard_at = 0.0
+        #: Of the pushes that left under these seq, the numbers.
+        self.numbers: dict[int, int] = {}
         #: What `may_sign_in` answers.
         self.throttled = False
         #: The client does not take its replies.
@@ -114,6 +116,9 @@ class FakeConnection:
         waiting, self._waiting = self._waiting, None
         assert waiting is not None, "nobody waits"
         waiting.callback(None)
+
+    def pushed_under(self, seq: int) -> int:
+        return self.numbers.pop(seq, 0)
 
     def may_sign_in(self) -> bool:
         return not self.throttled

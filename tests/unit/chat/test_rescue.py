@@ -1,5 +1,7 @@
 """Pushes that nobody answers go to the push queue after all."""
 
+from itertools import count
+
 from imserver.chat.rescue import Rescue
 from imserver.metrics import Metrics
 from imserver.model import NewMessage, SignIn, UserKey, user_timeline
@@ -9,6 +11,7 @@ from tests.fakes.chat import FakeConnection, FakePushQueue
 
 BOB, CAROL = UserKey(7, 2), UserKey(7, 3)
 SECONDS = 20.0
+NUMBERS = count(1)
 
 
 class House:
@@ -17,7 +20,7 @@ class House:
         self.metrics = Metrics()
         self.registry = ClientRegistry(self.metrics)
         self.push_queue = FakePushQueue()
-        self.rescue = Rescue(self.registry, self.push_queue, self.metrics, lambda: self.now, SECONDS, most_bytes)
+        self.rescue = Rescue(self.registry, self.push_queue, self.metrics, lambda: self.now, SECONDS, None, most_bytes)
 
     def connect(self, user: UserKey) -> FakeConnection:
         connection = FakeConnection()
@@ -49,7 +52,7 @@ def test_a_silent_connection() -> None:
     """Heard before the push, but not after: once its time is over, and once only, the phone is told otherwise."""
     house = House()
     house.connect(BOB)
-    house.rescue.pushed(BOB, message())
+    house.rescue.pushed(BOB, next(NUMBERS), message())
     house.pass_time(SECONDS - 1)
     assert house.rescued() == []
     house.pass_time(2)
@@ -64,14 +67,14 @@ def test_whatever_the_client_says_is_an_answer() -> None:
     for delay in (0.5, SECONDS - 2):
         house = House()
         silent, heard = house.connect(BOB), house.connect(BOB)
-        house.rescue.pushed(BOB, message())
+        house.rescue.pushed(BOB, next(NUMBERS), message())
         house.pass_time(delay)
         heard.heard_at = house.now
         house.pass_time(1)
         house.leave(heard)
         house.pass_time(100)
         assert house.rescued() == [], delay
-        house.rescue.pushed(BOB, message(b"later"))
+        house.rescue.pushed(BOB, next(NUMBERS), message(b"later"))
         house.pass_time(100)
         assert house.rescued() == [(b"later", [BOB])]
         house.leave(silent)
@@ -83,7 +86,7 @@ def test_who_goes_without_a_word() -> None:
     for user in (BOB, CAROL):
         connection = house.connect(user)
         house.now += 0.1
-        house.rescue.pushed(user, message())
+        house.rescue.pushed(user, next(NUMBERS), message())
         house.leave(connection)
     house.pass_time(5)
     house.connect(CAROL)
@@ -97,7 +100,7 @@ def test_a_message_for_many_is_queued_once_for_all() -> None:
     to_all = message()
     for user in (BOB, CAROL):
         house.connect(user)
-        house.rescue.pushed(user, to_all)
+        house.rescue.pushed(user, 5, to_all)
     house.pass_time(SECONDS + 2)
     assert house.rescued() == [(b"hello", [BOB, CAROL])]
 
@@ -107,13 +110,13 @@ def test_what_is_watched_is_bounded() -> None:
     house = House(most_bytes=10 * (300 + 1000))
     connection = house.connect(BOB)
     for _ in range(15):
-        house.rescue.pushed(BOB, message(bytes(1000)))
+        house.rescue.pushed(BOB, next(NUMBERS), message(bytes(1000)))
     assert house.metrics.unwatched_pushes.values == {"": 5}
     house.now += 1
     connection.heard_at = house.now
     house.pass_time(2)
     for _ in range(11):
-        house.rescue.pushed(BOB, message(bytes(1000)))
+        house.rescue.pushed(BOB, next(NUMBERS), message(bytes(1000)))
     assert house.metrics.unwatched_pushes.values == {"": 6}
     house.pass_time(100)
     assert len(house.push_queue.pushed) == 10
