@@ -243,10 +243,9 @@ class Trace:
         resent = _by_number(self._resent, records)
         rescued = _by_number(self._rescued, records)
         for number, record in records.items():
-            events = [*map(_ack_event, acks[number][:MOST_LISTED]), *map(_resent_event, resent[number])]
+            later = [*map(_ack_event, acks[number][:MOST_LISTED]), *map(_resent_event, resent[number])]
             if record is not None:
-                events += self._events(record)
-                events += [_rescued_event(one, record) for one in rescued[number]]
+                later += [_rescued_event(one, record) for one in rescued[number]]
                 yield {
                     "message": number,
                     "command": Command(record.command).name,
@@ -255,10 +254,10 @@ class Trace:
                     "content": _content_of(record) if self._keeps_content else None,
                     "pushes": record.pushes,
                     "acknowledgements": None if self._has_forgotten_acks_of(record) else len(acks[number]),
-                    "events": self._in_order(events),
+                    "events": self._in_order([*self._events(record), *later]),
                 }
             elif resent[number]:
-                yield _little_known(number, resent[number][0].user, self._in_order(events))
+                yield _little_known(number, resent[number][0].user, self._in_order(later))
 
     def _shown_refused(self, refused: _Refused) -> Mapping[str, Any]:
         event = {
@@ -287,7 +286,7 @@ class Trace:
         yield record.stored, {"event": "pushed", "count": record.pushes, "connections": connections}
         receivers = [UserKey(appid, owner) for appid, kind, owner in record.timelines if kind == USER_TIMELINE]
         online = [user for user in receivers if user != record.sender and user not in record.offline_users]
-        if online:
+        if online and record.offline == len(record.offline_users):  # who is not listed may be among them
             yield record.stored, {"event": "not_queued", "reason": "online", **_users(len(online), online)}
         if record.offline:
             whom = _users(record.offline, record.offline_users)

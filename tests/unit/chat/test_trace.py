@@ -165,6 +165,20 @@ def test_super_group() -> None:
     assert uids(house.event("queued")) == [3]
 
 
+def test_super_group_and_who_left_it() -> None:
+    """A notification stands in the group's timeline and in theirs: they are online or not, as far as that is known."""
+    house = House()
+    timelines = (group_timeline(7, 20), user_timeline(BOB))
+    for number, offline in ((5, 3), (6, 30)):
+        members = [UserKey(7, 100 + uid) for uid in range(offline)]
+        house.store(number, command=Command.GROUP_NOTIFICATION, timelines=timelines, offline=members)
+    assert [(event["reason"], event["count"]) for event in house.events("not_queued", 5)] == [
+        ("online", 1),
+        ("silent", 3),
+    ]
+    assert [(event["reason"], event["count"]) for event in house.events("not_queued", 6)] == [("silent", 30)]
+
+
 def test_large_groups_are_counted() -> None:
     """Of many timelines, connections, users and ACKs there are the numbers, and no more than a few of them."""
     house = House()
@@ -192,6 +206,18 @@ def test_as_many_as_are_listed() -> None:
     house.store(6, users=users)
     assert len(house.event("stored", 5)["timelines"]) == 20
     assert house.event("stored", 6)["timelines"] == []
+
+
+def test_all_at_once() -> None:
+    """A clock that does not tell things apart does not bring them out of order."""
+    house = House()
+    house.store()
+    house.seconds -= 1
+    house.trace.acknowledged(house.bob, 5)
+    house.trace.resent(Stored(5, (5,), resent=True), house.ada)
+    house.trace.rescued(5, [BOB])
+    events = [event["event"] for event in house.of()["events"]]
+    assert events == ["accepted", "stored", "pushed", "not_queued", "acknowledged", "resent", "rescued"]
 
 
 def test_sent_again() -> None:
