@@ -228,6 +228,9 @@ def test_sent_again() -> None:
     event = house.event("resent")
     assert event == {"at": EPOCH + 10, "event": "resent", "connection": house.ada.number, "device": 4}
     assert [one["message"] for one in house.trace.of_user(ADA, 10)] == [5]
+    house.store(6)
+    house.trace.resent(Stored(5, (5,), resent=True), house.ada)
+    assert [one["message"] for one in house.trace.of_user(ADA, 1)] == [6], "it does not become new by that"
 
 
 def test_sent_again_when_the_first_is_forgotten() -> None:
