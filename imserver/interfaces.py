@@ -157,8 +157,8 @@ class ITimelines(Interface):
         """Fires with the entries whose keys are above `after`, oldest first: at most `limit`, and of them no more than
         fill a page of bytes (but at least one, if there is one). Fails with `Unavailable`.
 
-        Of those that were created up to `created_after`, in seconds since 1970, and all before them, none is given;
-        along a timeline that time is taken never to fall.
+        Of those that were created up to `created_after`, in seconds since 1970, none is given: they are taken to stand
+        before all that were created later.
         """
 
 
@@ -277,7 +277,8 @@ class IGroups(Interface):
         """Make it a super group. One that is remains one."""
 
     def add_members(appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
-        """Those who are members already stay as they are. Who comes back joins anew, but stays muted if they were."""
+        """Those who are members already stay as they are. Who comes back joins anew, but stays muted if they were.
+        All join in the same second, which is later than any in which somebody joined before."""
 
     def remove_members(appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
         """Those who are no members are passed over."""

@@ -57,10 +57,15 @@ def group_timeline(appid: int, group_id: int) -> TimelineKey:
     return TimelineKey(appid, GROUP_TIMELINE, group_id)
 
 
+#: Seconds that the newest member of a group may have joined ahead of the clock: those who join after each other are a
+#: second apart at least, so that what is said between is told from what is said after; and clocks differ a little.
+MOST_AHEAD: Final = 60
+
+
 class Member(NamedTuple):
     """What a group knows about one who is in it."""
 
-    #: Seconds since 1970.
+    #: Seconds since 1970, later than who joined before (`MOST_AHEAD`).
     joined: int
     muted: bool = False
     nickname: str = ""

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from imserver.chat.policy import Policy
-from imserver.model import SAFE_INTEGER, Group, NewMessage, Resend, UserKey, user_timeline
+from imserver.model import MOST_AHEAD, SAFE_INTEGER, Group, NewMessage, Resend, UserKey, user_timeline
+from imserver.protocol.commands import Command
 from imserver.protocol.frame import Frame
 from imserver.protocol.messages import IM, GroupIM, stamped_body
 
 #: Bytes of a body of IM or GROUP_IM before its content.
 _HEAD: Final = 24
-#: Seconds that the clocks of who writes joining times and of this server may be apart.
-_CLOCKS_APART: Final = 60
 
 
 def is_id(number: int) -> bool:
@@ -46,22 +45,22 @@ def one_to_one(
 
 
 def to_group(
-    command: int,
     flag: int,
     body: bytes,
-    created: int,
+    now: float,
     group: Group,
     sender: UserKey | None,
     device: int = 0,
     resend: Resend | None = None,
 ) -> NewMessage:
-    """A message to a group, which concerns all its members. The sender need not be one."""
+    """A GROUP_IM, which concerns all members. The sender need not be one."""
     own = 0
     if sender is not None and not group.is_super:
         place = bisect_left(group.users, sender)
         if place < len(group.users) and group.users[place] == sender:
             own = place
-    return NewMessage(command, flag, body, created, group.timelines, device, resend, sender, own)
+    created = created_in(group, now)
+    return NewMessage(Command.GROUP_IM, flag, body, created, group.timelines, device, resend, sender, own)
 
 
 def to_users(command: int, body: bytes, created: int, users: Sequence[UserKey]) -> NewMessage:
@@ -72,10 +71,10 @@ def to_users(command: int, body: bytes, created: int, users: Sequence[UserKey]) 
 def created_in(group: Group, now: float) -> int:
     """When what is said in a group now counts as created, in seconds since 1970.
 
-    Members of a super group get what was created after they joined, and both times are whole seconds. So what is said
-    after somebody joined counts as said in the second after that at least.
+    Members of a super group get what was created after they joined, and both times are whole seconds: so what is said
+    counts as created after the newest of them joined.
     """
     seconds = int(now)
-    if group.is_super and seconds <= group.last_joined <= seconds + _CLOCKS_APART:
+    if group.is_super and seconds <= group.last_joined <= seconds + MOST_AHEAD:
         return group.last_joined + 1
     return seconds

@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from imserver.chat.compose import created_in, heard_body, to_group
+from imserver.chat.compose import heard_body, to_group
 from imserver.chat.delivery import Delivery
 from imserver.chat.policy import Policy
 from imserver.chat.resend import resend_of
@@ -56,8 +56,8 @@ class GroupClient:
         if status is not AckStatus.SUCCESS:
             self._delivery.refuse(connection, frame.seq, status)
             return
-        created = created_in(group, self._now())
-        body = heard_body(self._policy, frame, message, created)
+        now = self._now()
+        body = heard_body(self._policy, frame, message, int(now))
         if len(body) > MAX_BODY:
             self._delivery.refuse(connection, frame.seq, AckStatus.NOT_STORED)
             return
@@ -69,7 +69,5 @@ class GroupClient:
             message.msgid,
             message.content,
         )
-        stored = to_group(
-            Command.GROUP_IM, frame.flag & Flag.TEXT, body, created, group, sender, connection.device, resend
-        )
+        stored = to_group(frame.flag & Flag.TEXT, body, now, group, sender, connection.device, resend)
         self._delivery.store_for(connection, frame.seq, stored, group.users)

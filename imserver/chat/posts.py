@@ -62,11 +62,10 @@ class Posts:
         group = await self._find_group(appid, group_id)
         if group is None:
             raise NotFound(f"app {appid} has no group {group_id}")
-        created = created_in(group, self._now())
-        body = _body(GroupIM(sender, group_id, created, 0, self._filtered(content)))
+        now = self._now()
+        body = _body(GroupIM(sender, group_id, int(now), 0, self._filtered(content)))
         resend = resend_of(UserKey(appid, sender), UserKey(appid, group_id), Command.GROUP_IM, 0, 0, content)
-        message = to_group(Command.GROUP_IM, 0, body, created, group, speaker, 0, resend)
-        await self._delivery.store(message, group.users)
+        await self._delivery.store(to_group(0, body, now, group, speaker, 0, resend), group.users)
 
     def group_notification(self, appid: int, group_id: int, content: bytes, members: Sequence[int]) -> Deferred[None]:
         return Deferred.fromCoroutine(

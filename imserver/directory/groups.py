@@ -20,7 +20,7 @@ from imserver.directory.group_cache import GroupCache
 from imserver.directory.statements import ROW_SIZE, Keys, NewRows, Rows, answer, chunks, require_app, run_each
 from imserver.interfaces import AlreadyExists, IGroups, NotFound, WallClock
 from imserver.metrics import Metrics
-from imserver.model import SAFE_INTEGER, Group, Member
+from imserver.model import MOST_AHEAD, SAFE_INTEGER, Group, Member
 
 #: About what a uid costs in a waiting write, in bytes.
 _UID_SIZE: Final = 64
@@ -240,8 +240,19 @@ _JOIN_AGAIN = (
 _LEAVE = update(schema.group_member).where(_THESE_MEMBERS).values(deleted=1)
 
 
+_LAST_JOINED = select(func.max(schema.group_member.c.timestamp)).where(
+    schema.group_member.c.group_id == bindparam("of_group")
+)
+
+
+def _joining_time(connection: Connection, group_id: int, now: int) -> int:
+    """Of who joins now: later than of all who did before, also of those who have left."""
+    last = connection.execute(_LAST_JOINED, {"of_group": group_id}).scalar() or 0
+    return min(last + 1, now + MOST_AHEAD) if now <= last <= now + MOST_AHEAD else now
+
+
 def _add_members(connection: Connection, group_id: int, uids: Collection[int], now: WallClock) -> None:
-    joined = int(now())
+    joined = _joining_time(connection, group_id, int(now()))
     known = _KNOWN_MEMBERS.found(connection, [(group_id, uid) for uid in uids])
     for values in chunks(uid for _, uid in known):
         connection.execute(_JOIN_AGAIN, {"of_group": group_id, "values": values, "joined": joined})

@@ -290,6 +290,31 @@ async def test_members_join(groups: ANY, set_time: Callable[[float], None]) -> N
 
 
 @pytest_twisted.ensureDeferred
+async def test_members_join_after_each_other(groups: ANY, set_time: Callable[[float], None]) -> None:
+    """Each time in a second of its own, so that what is said between is told from what is said after; also after who
+    has left again. They are ahead of the clock by a minute at most, and not after somebody who is further ahead."""
+    made = await groups.create(7, 1, "ours", [], False, None)
+    number = made.group_id
+
+    async def joined(uid: int) -> int:
+        return (await groups.add_members(7, number, [uid])).members[uid].joined - NOW
+
+    assert [await joined(uid) for uid in (2, 3)] == [1, 2]
+    await groups.remove_members(7, number, [3])
+    assert await joined(4) == 3
+    assert await joined(3) == 4
+    set_time(NOW + 1.5)
+    assert await joined(5) == 5
+    set_time(NOW + 6)
+    assert await joined(6) == 6
+    assert [await joined(uid) for uid in range(100, 162)] == [*range(7, 67), 66, 66]
+    set_time(NOW + 8)
+    assert [await joined(uid) for uid in (200, 201, 202)] == [67, 68, 68]
+    set_time(NOW + 7)
+    assert await joined(203) == 7
+
+
+@pytest_twisted.ensureDeferred
 async def test_members_leave(groups: ANY) -> None:
     """Those who are named and are there; the master too, who stays the master."""
     made = await groups.create(7, 1, "ours", [2, 3, 4], False, None)

@@ -10,7 +10,17 @@ from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
 from imserver.interfaces import ITimelines
-from imserver.model import EMPTY_TIMELINE, GROUP_TIMELINE, USER_TIMELINE, Entry, NewMessage, Resend, Stored, TimelineKey
+from imserver.model import (
+    EMPTY_TIMELINE,
+    GROUP_TIMELINE,
+    USER_TIMELINE,
+    Entry,
+    NewMessage,
+    Resend,
+    Stored,
+    TimelineKey,
+    UserKey,
+)
 from tests.contract.sql_storage import SqlStorage
 from tests.contract.storing import store
 from tests.fakes.timelines import FakeTimelines
@@ -55,10 +65,18 @@ def timelines(request: pytest.FixtureRequest, clock: Clock) -> ITimelines:
 
 
 def message(
-    body: bytes, *to: TimelineKey, digest: bytes = b"", window: int = 600, device: int = 0, flag: int = 0
+    body: bytes,
+    *to: TimelineKey,
+    digest: bytes = b"",
+    window: int = 600,
+    device: int = 0,
+    flag: int = 0,
+    created: int = 1_700_000_000,
+    sender: int = 1,
+    own: int = 0,
 ) -> NewMessage:
     resend = Resend(digest.ljust(16, b"\0"), window) if digest else None
-    return NewMessage(IM, flag, body, 1_700_000_000, to, device, resend)
+    return NewMessage(IM, flag, body, created, to, device, resend, UserKey(7, sender), own)
 
 
 def test_implements_the_interface(timelines: ITimelines) -> None:
@@ -111,6 +129,15 @@ async def test_an_entry_is_as_it_was_stored(timelines: ITimelines) -> None:
     await store(timelines, message(b"", BOB, ALICE, device=2**31 - 1))
     assert list(await timelines.read(ALICE, 0, 10)) == [Entry(2, 64, 1, body, 9), Entry(3, IM, 0, b"", 0)]
     assert list(await timelines.read(BOB, 0, 10)) == [Entry(2, 64, 1, body, 0), Entry(3, IM, 0, b"", 2**31 - 1)]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("own", range(3))
+async def test_the_device_stands_in_the_senders_timeline(timelines: ITimelines, own: int) -> None:
+    """Whichever of the timelines that is."""
+    await store(timelines, message(b"hello", ALICE, BOB, CAROL, device=9, own=own))
+    devices = [(await timelines.read(timeline, 0, 10))[0].device for timeline in (ALICE, BOB, CAROL)]
+    assert devices == [9 if place == own else 0 for place in range(3)]
 
 
 @pytest_twisted.ensureDeferred
@@ -176,6 +203,19 @@ async def test_reads_end_where_the_page_is_full(timelines: ITimelines) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 40])
+async def test_reads_of_what_was_created_after_a_time(timelines: ITimelines, number: int) -> None:
+    """Of what was created until then nothing is given, wherever the read begins and however many there are of each."""
+    created = [100 + 10 * (n // 3) for n in range(number)]
+    await gatherResults([store(timelines, message(b"%d" % n, ALICE, created=at)) for n, at in enumerate(created)])
+    for time in (1, 99, 100, 101, 109, 110, 155, 1000):
+        for after in (-5, 0, 1, 2, 7, number + 1, 2**62):
+            read = await timelines.read(ALICE, after, 5, time)
+            wanted = [n + 2 for n in range(number) if created[n] > time and n + 2 > after]
+            assert [entry.key for entry in read] == wanted[:5], (time, after)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_resend_is_answered_like_the_first(timelines: ITimelines) -> None:
     """Nothing is stored again; the key is that of the first in the first timeline."""
     await store(timelines, message(b"other", ALICE, BOB))
@@ -203,6 +243,46 @@ async def test_a_resend_that_comes_with_the_first(timelines: ITimelines) -> None
     assert [one.resent for one in stored] == [False, False, True, False, True]
     assert stored[2].message == stored[4].message == stored[0].message
     assert [entry.body for entry in await timelines.read(BOB, 0, 10)] == [b"a", b"b", b"c"]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_resend_by_who_stands_elsewhere_among_the_timelines(timelines: ITimelines, together: bool) -> None:
+    """Members of a group come and go: the sender's timeline is another one of the message's, and its key is told."""
+    await store(timelines, message(b"before", BOB, sender=2))
+    sent = (
+        message(b"hi", ALICE, BOB, CAROL, digest=b"d", sender=2, own=1),
+        message(b"hi", BOB, CAROL, digest=b"d", sender=2, own=0),
+        message(b"hi", *map(user, range(-5, 4)), digest=b"d", sender=2, own=7),
+    )
+    if together:
+        first, *again = await gatherResults([store(timelines, one) for one in sent])
+    else:
+        first, *again = [await store(timelines, one) for one in sent]
+    assert first.keys == (2, 3, 2)
+    assert again == [Stored(first.message, (3,), resent=True)] * 2
+    assert await timelines.head(CAROL) == 2
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_resend_into_another_timeline(timelines: ITimelines, together: bool) -> None:
+    """The group became a super group: nothing is stored again, and there is no key, for that of the first is another's
+    there."""
+    group = TimelineKey(7, GROUP_TIMELINE, 1)
+    await store(timelines, message(b"an entry of the same key", group, sender=3))
+    sent = (
+        message(b"hi", BOB, ALICE, digest=b"d", own=1),
+        message(b"hi", group, digest=b"d"),
+        message(b"hi", ALICE, digest=b"d"),
+    )
+    if together:
+        first, *again = await gatherResults([store(timelines, one) for one in sent])
+    else:
+        first, *again = [await store(timelines, one) for one in sent]
+    assert first.keys == (2, 2)
+    assert again == [Stored(first.message, keys, resent=True) for keys in ((), (2,))]
+    assert await timelines.head(group) == 2
 
 
 @pytest_twisted.ensureDeferred

@@ -232,6 +232,8 @@ class SlowTimelines:
         self._timelines = FakeTimelines(now)
         self._sync_keys = FakeSyncKeys()
         self.entries = self._timelines.entries
+        #: The messages that were stored, in order.
+        self.messages = self._timelines.messages
         #: By user and group.
         self.saved = self._sync_keys.keys
         #: The most entries that one read gives.

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from imserver.interfaces import AlreadyExists, IGroups, NotFound, WallClock
-from imserver.model import SAFE_INTEGER, Group, Member
+from imserver.model import MOST_AHEAD, SAFE_INTEGER, Group, Member
 from tests.fakes.answers import Answers
 
 
@@ -110,7 +110,12 @@ class FakeGroups(Answers):
         return self._change(appid, group_id, upgrade)
 
     def add_members(self, appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
-        return self._change(appid, group_id, lambda rows: rows.add(uids, int(self._now())))
+        def add(rows: _Rows) -> None:
+            now = int(self._now())
+            last = max((member.joined for member in rows.members.values()), default=0)
+            rows.add(uids, min(last + 1, now + MOST_AHEAD) if now <= last <= now + MOST_AHEAD else now)
+
+        return self._change(appid, group_id, add)
 
     def remove_members(self, appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
         return self._change(appid, group_id, lambda rows: rows.gone.update(set(uids) & set(rows.members)))

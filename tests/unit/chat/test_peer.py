@@ -9,22 +9,13 @@ from imserver.protocol.frame import Frame
 from imserver.protocol.messages import IM, RT, Ack, Metadata, SyncNotify, UnreadCount
 from tests.fakes.chat import FakeConnection, Published, Said
 from tests.leaks import FlushLoggedErrors
-from tests.unit.chat.world import APP, NOW, World, plain, pushed
+from tests.unit.chat.world import APP, NOW, World, acked, plain, pushed, refused
 
 ALICE, BOB, CAROL = 1, 2, 3
 HELLO = IM(ALICE, BOB, 12345, 77, b"hello")
 #: As everybody gets it: the timestamp is the server's.
 HEARD = IM(ALICE, BOB, NOW, 77, b"hello")
 UUID = b'{"text":"hello","uuid":"7ac4"}'
-
-
-def acked(key: int, seq: int) -> list[Said]:
-    """A stored message is answered: its key in the sender's timeline, and that it is there."""
-    return [Said(Metadata(key, key - 1)), Said(Ack(seq))]
-
-
-def refused(seq: int, status: AckStatus) -> list[Said]:
-    return [Said(Ack(seq, status))]
 
 
 # Storing

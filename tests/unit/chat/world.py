@@ -7,11 +7,22 @@ from twisted.internet.defer import Deferred
 from imserver.chat.policy import Policy
 from imserver.chat.table import Chat
 from imserver.metrics import Metrics
-from imserver.model import UserKey, user_timeline
+from imserver.model import TimelineKey, UserKey, group_timeline, user_timeline
 from imserver.net.registry import ClientRegistry
-from imserver.protocol.commands import Flag, Platform
+from imserver.protocol.commands import AckStatus, Flag, Platform
 from imserver.protocol.frame import Frame
-from imserver.protocol.messages import IM, AuthStatus, AuthToken, Message, Metadata, Sync, SyncNotify
+from imserver.protocol.messages import (
+    IM,
+    Ack,
+    AuthStatus,
+    AuthToken,
+    Message,
+    Metadata,
+    Sync,
+    SyncGroupNotify,
+    SyncNotify,
+    decode_from_server,
+)
 from tests.fakes.chat import FakeBus, FakeConnection, FakePushQueue, Said, SlowTimelines
 from tests.fakes.directory import FakeDirectory
 from tests.fakes.groups import FakeGroups
@@ -113,13 +124,35 @@ class World:
 
     def stored(self, uid: int, appid: int = APP) -> list[Message]:
         """What stands in the user's timeline."""
-        entries = self.timelines.entries.get(user_timeline(UserKey(appid, uid)), ())
-        return [IM.decode(entry.body, 2) for entry in entries]
+        return self._stored(user_timeline(UserKey(appid, uid)))
+
+    def stored_in_group(self, group: int, appid: int = APP) -> list[Message]:
+        """What stands in the timeline of a super group."""
+        return self._stored(group_timeline(appid, group))
+
+    def _stored(self, timeline: TimelineKey) -> list[Message]:
+        entries = self.timelines.entries.get(timeline, ())
+        return [decode_from_server(entry.command, 2, entry.body) for entry in entries]
 
 
 def pushed(key: int, message: Message, flag: int = 0) -> list[Said]:
     """A stored message as it is pushed, under its key in the receiver's timeline."""
     return [Said(Metadata(key, key - 1)), Said(message, flag | Flag.PUSH), Said(SyncNotify(key))]
+
+
+def pushed_in_group(group: int, key: int, message: Message, flag: int = 0) -> list[Said]:
+    """A message to a super group as it is pushed, under its key in the group's timeline."""
+    flag |= Flag.PUSH | Flag.SUPER_GROUP
+    return [Said(Metadata(key, key - 1)), Said(message, flag), Said(SyncGroupNotify(group, key))]
+
+
+def acked(key: int, seq: int, flag: int = 0) -> list[Said]:
+    """A stored message is answered: its key in the sender's timeline, or the super group's, and that it is there."""
+    return [Said(Metadata(key, key - 1)), Said(Ack(seq), flag)]
+
+
+def refused(seq: int, status: AckStatus) -> list[Said]:
+    return [Said(Ack(seq, status))]
 
 
 def plain(messages: Sequence[Message]) -> list[Said]:

@@ -200,6 +200,26 @@ async def test_a_page_reads_no_more_than_it_gives(storage: SqlStorage) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_was_created_later_is_found_in_few_steps(storage: SqlStorage) -> None:
+    """However many entries are older: who joined a large group does not have them all looked at."""
+    sent = [NewMessage(4, 0, b"x", 5 + n, (ALICE,)) for n in range(4000)]
+    await gatherResults([store(storage.timelines, one) for one in sent])
+    said: list[str] = []
+
+    def counting(connection: Connection) -> list[Entry]:
+        driver: Any = connection.connection.dbapi_connection
+        driver.set_trace_callback(said.append)
+        try:
+            return module._page(connection, ALICE, 1, 10, 1000, created_after=5 + 3000)
+        finally:
+            driver.set_trace_callback(None)
+
+    page = await storage.database.reads.read("test", counting)
+    assert [entry.key for entry in page] == list(range(3003, 3013))
+    assert len(said) <= 2 + 13
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_driver_keeps_few_statements(storage: SqlStorage) -> None:
     """Batches of any size use the same few texts, so that the driver finds them compiled."""
     texts: set[str] = set()
