@@ -122,7 +122,7 @@ def test_forbidden_at_once(app: App, method: str, on: object, off: object) -> No
     for value, forbidden in ((on, True), (off, False)):
         assert is_done(app.call(method, "/users/1", {"forbidden": value}))
         assert app.settings == UserSettings(USER, forbidden=forbidden, notification_on=True, tokens=1)
-        assert [client.forbidden for client in mine] == [forbidden] * 2
+        assert all(client.forbidden is forbidden for client in mine)
         assert [client.forbidden for client in others] == [False] * 2
         assert [client.notification_on for client in mine] == [True] * 2
 
