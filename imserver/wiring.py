@@ -42,6 +42,7 @@ from imserver.bus.local import LocalBus
 from imserver.chat.policy import Policy
 from imserver.chat.rescue import Rescue
 from imserver.chat.table import Chat
+from imserver.chat.trace import Trace
 from imserver.config import Config
 from imserver.database.database import Database
 from imserver.database.errors import CannotOpen
@@ -174,9 +175,13 @@ class Server(Service):
                 max_age_seconds=push.max_age_seconds,
                 most_waiting=push.most_waiting,
             )
+        trace = None
+        if config.trace.messages:
+            queues = push.kind != "none"
+            trace = Trace(config.trace.messages, config.trace.content, queues, time.time, time.monotonic)
         rescue = None
         if push.kind != "none" and push.rescue_seconds:
-            rescue = Rescue(registry, push_queue, metrics, reactor.seconds, push.rescue_seconds)
+            rescue = Rescue(registry, push_queue, metrics, reactor.seconds, push.rescue_seconds, trace)
         policy = Policy(relations, config.policy.friends, config.policy.blacklist, words)
         chat = Chat(
             directory=self._directory,
@@ -191,6 +196,7 @@ class Server(Service):
             now=time.time,
             kefu_appid=config.customer.kefu_appid,
             rescue=rescue,
+            trace=trace,
         )
         self._clients = Listeners(chat, limits, metrics, reactor, time.time)
         self._metrics = metrics
@@ -208,6 +214,8 @@ class Server(Service):
             posts=chat.posts,
             groups=groups,
             group_changes=chat.changes,
+            relations=relations,
+            trace=trace,
         )
         websocket = config.websocket
         self._factories: dict[str, Any] = {

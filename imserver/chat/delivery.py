@@ -15,14 +15,12 @@ from imserver.chat.trace import Trace
 from imserver.interfaces import IBus, IClientRegistry, IConnection, IPushQueue, ITimelines, Unavailable
 from imserver.metrics import Metrics
 from imserver.model import GROUP_TIMELINE, EntryPush, NewMessage, Push, Stored, TimelineKey, UserKey
-from imserver.protocol.commands import AckStatus, Command, Flag
+from imserver.protocol.commands import NOT_PUSHED, AckStatus, Command, Flag
 from imserver.protocol.frame import OutFrame
 from imserver.protocol.messages import Metadata, SyncGroupNotify, SyncNotify, stored_frame
 
 Result = TypeVar("Result")
 
-#: Their entries are not pushed: clients are told that there is something to sync (protocol.md, Timelines).
-_NOT_PUSHED = frozenset((Command.GROUP_NOTIFICATION, Command.SYSTEM))
 #: Nobody's phone rings for them.
 _SILENT = frozenset((Command.GROUP_NOTIFICATION,))
 
@@ -264,9 +262,9 @@ class Delivery:
         number = stored.message if self._trace is not None else 0
         if timeline.kind == GROUP_TIMELINE:
             notify = SyncGroupNotify(timeline.owner, key).frame()
-            if message.command not in _NOT_PUSHED:
+            if message.command not in NOT_PUSHED:
                 return Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify, number)
-        elif message.command not in _NOT_PUSHED:
+        elif message.command not in NOT_PUSHED:
             return EntryPush(timeline, key, pushed, number)
         else:
             notify = SyncNotify(key).frame()

@@ -121,8 +121,8 @@ class Posts:
 
     def realtime(self, appid: int, sender: int, receiver: int, content: bytes) -> None:
         _speaker(appid, sender)
-        push = _push(RT(sender, receiver, self._filtered(content)))
-        self._delivery.to_user(_user(appid, receiver), push, None)
+        listener = _user(appid, receiver)
+        self._delivery.to_user(listener, _push(RT(sender, receiver, self._filtered(content))), None)
 
     def room(self, appid: int, uid: int, room: int, content: bytes) -> None:
         _speaker(appid, uid)
@@ -132,6 +132,7 @@ class Posts:
         self._delivery.to_room(appid, room, push, UserKey(appid, uid), None)
 
     def _filtered(self, content: bytes) -> bytes:
+        _check_size(content)
         return self._policy.filtered(content, 0)
 
     async def _find_group(self, appid: int, group_id: int) -> Group | None:
@@ -163,11 +164,15 @@ def _users(appid: int, uids: Sequence[int]) -> list[UserKey]:
 
 def _body(message: Message) -> bytes:
     body = message.encode(NEWEST_VERSION)
-    if len(body) > MAX_BODY:
-        raise Invalid(f"the content is {len(body) - MAX_BODY} bytes too long")
+    _check_size(body)
     return body
 
 
 def _push(message: Message) -> Push:
     _body(message)
     return Push((message.frame(),))
+
+
+def _check_size(body: bytes) -> None:
+    if len(body) > MAX_BODY:
+        raise Invalid(f"the content is {len(body) - MAX_BODY} bytes too long")

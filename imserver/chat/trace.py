@@ -149,8 +149,7 @@ class Trace:
             queued: they were handed to the push queue.
         """
         timelines, command = message.timelines, message.command
-        entries = len(timelines)
-        few = entries <= MOST_LISTED
+        few = len(timelines) <= MOST_LISTED
         self._records.append(
             _Record(
                 stored.message,
@@ -161,13 +160,13 @@ class Trace:
                 message.device,
                 arrived,
                 settled,
-                entries,
+                len(timelines),
                 timelines if few else (),
                 stored.keys if few else (),
                 len(told),
-                [(connection.number, connection.user) for connection in told[:MOST_LISTED]],
+                [(connection.number, connection.user) for connection in told[:MOST_LISTED]] if told else (),
                 len(offline),
-                offline[:MOST_LISTED],
+                offline[:MOST_LISTED] if offline else (),
                 queued,
                 message.body[:_MOST_BODY] if self._keeps_content else b"",
             )

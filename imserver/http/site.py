@@ -1,6 +1,6 @@
 """The HTTP listener: one tree of calls, and what a caller may cost."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -23,7 +23,6 @@ from imserver.http.access import of_back_ends
 from imserver.http.application import Application
 from imserver.http.backend import BackEnd
 from imserver.http.calls import Call, Reply, Route
-from imserver.http.endpoints import Endpoint
 from imserver.http.endpoints import route as endpoint_route
 from imserver.http.errors import error_reply, reply_to
 from imserver.http.health import Readiness
@@ -60,12 +59,12 @@ def make_root(
     checks: Mapping[str, Callable[[], Deferred[None]]],
     operator_key: str,
     status: Callable[[], Mapping[str, Any]],
-    back_end_key: bytes | None = None,
-    posts: IPosts | None = None,
-    groups: IGroups | None = None,
-    group_changes: IGroupChanges | None = None,
-    relations: IRelations | None = None,
-    trace: Trace | None = None,
+    back_end_key: bytes | None,
+    posts: IPosts,
+    groups: IGroups,
+    group_changes: IGroupChanges,
+    relations: IRelations,
+    trace: Trace | None,
 ) -> IResource:
     """The tree of all calls.
 
@@ -80,16 +79,15 @@ def make_root(
     settings = Settings(accounts, registry)
     history = History(timelines, sync_keys)
     operator = Operator(registry, accounts, settings, timelines, sync_keys, readiness, status)
-    operated = [*operator.routes(), *OperatorTrace(trace, accounts).routes()]
-    if groups is not None and group_changes is not None:
-        operated += OperatorGroups(groups, group_changes, timelines).routes()
-    if relations is not None:
-        operated += OperatorRelations(relations, accounts).routes()
-    endpoints: Sequence[Endpoint] = ()
-    if posts is not None and groups is not None and group_changes is not None:
-        back_end = BackEnd(posts, history, registry, metrics)
-        application = Application(posts, history, accounts, settings, groups, group_changes)
-        endpoints = (*back_end.endpoints(of_back_ends(back_end_key)), *application.endpoints())
+    operated = (
+        *operator.routes(),
+        *OperatorTrace(trace, accounts).routes(),
+        *OperatorGroups(groups, group_changes, timelines).routes(),
+        *OperatorRelations(relations, accounts).routes(),
+    )
+    back_end = BackEnd(posts, history, registry, metrics)
+    application = Application(posts, history, accounts, settings, groups, group_changes)
+    endpoints = (*back_end.endpoints(of_back_ends(back_end_key)), *application.endpoints())
     return _tree(
         (
             *health.routes(readiness),

@@ -249,7 +249,7 @@ class OutQueue:
         before."""
         for place, (pushed, number) in enumerate(self._unacknowledged):
             if pushed & SEQ_MASK == seq:
-                del self._unacknowledged[place]
+                del self._unacknowledged[: place + 1]  # what left before it and was not acknowledged never will be
                 return number
         return 0
 

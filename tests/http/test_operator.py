@@ -116,6 +116,12 @@ def test_key_that_is_none(key: str) -> None:
             checks={},
             operator_key=key,
             status=dict,
+            back_end_key=None,
+            posts=server.posts,
+            groups=server.groups,
+            group_changes=server.group_changes,
+            relations=server.relations,
+            trace=None,
         )
 
 
