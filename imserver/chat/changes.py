@@ -160,8 +160,8 @@ class GroupChanges:
         try:
             return await change()
         finally:
-            turns.release()
-            if not turns.locked:
+            turns.release()  # and the next change may be made already
+            if not turns.locked and self._turns.get(group_id) is turns:
                 del self._turns[group_id]
 
     async def _group(self, appid: int, group_id: int) -> Group:

@@ -11,7 +11,7 @@ from tests.fakes.chat import FakeConnection, Published, Said
 from tests.leaks import FlushLoggedErrors
 from tests.unit.chat.world import APP, NOW, World, acked, plain, pushed, refused
 
-ALICE, BOB, CAROL = 1, 2, 3
+ALICE, BOB, CAROL, DAVE = 1, 2, 3, 4
 HELLO = IM(ALICE, BOB, 12345, 77, b"hello")
 #: As everybody gets it: the timestamp is the server's.
 HEARD = IM(ALICE, BOB, NOW, 77, b"hello")
@@ -298,6 +298,119 @@ def test_forbidden_users_are_not_heard(world: World, version: int, answer: list[
     assert world.metrics.refusals.values == {"muted": 1}
 
 
+# Friends, blacklists, words
+
+
+@pytest.fixture
+def related() -> World:
+    """Alice and Bob are friends; Carol has Alice as a friend, but has blocked her; Dave has her not."""
+    world = World(friends=True, blacklist=True)
+    world.relations.set_friends(APP, ALICE, BOB, True)
+    world.relations.friends |= {(APP, ALICE, DAVE), (APP, CAROL, ALICE), (APP, ALICE, CAROL)}
+    world.relations.set_blocked(APP, CAROL, ALICE, True)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("receiver", "status"),
+    [
+        (BOB, AckStatus.SUCCESS),
+        (CAROL, AckStatus.IN_YOUR_BLACKLIST),
+        (DAVE, AckStatus.NOT_YOUR_FRIEND),
+        (DAVE + 1, AckStatus.NOT_MY_FRIEND),
+        (ALICE, AckStatus.SUCCESS),
+    ],
+)
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_relations(related: World, receiver: int, status: AckStatus, version: int) -> None:
+    """Where they matter, who may not send is told so in version 2, and stores nothing; nor does an RT get through."""
+    alice, other = related.connect(ALICE, version=version), related.connect(receiver)
+    related.say(alice, IM(ALICE, receiver, 0, 1, b"hello"), seq=5)
+    related.say(alice, RT(ALICE, receiver, b"typing"))
+    if status is AckStatus.SUCCESS:
+        assert alice.units[0] == acked(2, 5)
+        assert other.units[-1] == plain([RT(ALICE, receiver, b"typing")])
+    else:
+        assert alice.units == ([refused(5, status)] if version == 2 else [])
+        assert other.units == []
+        assert related.timelines.entries == {}
+        assert related.metrics.refusals.values == {status.name.lower(): 1}
+        assert related.metrics.ignored.values == {"policy": 1}
+
+
+def test_a_relation_that_takes_time(related: World) -> None:
+    """The client's next commands wait until the message has its place in storage, and no longer."""
+    alice, bob = related.connect(ALICE), related.connect(BOB)
+    related.relations.hold()
+    done = related.say(alice, HELLO, seq=4)
+    assert done is not None
+    assert (done.called, alice.units) == (False, [])
+    related.timelines.hold()
+    related.relations.release()
+    assert done.called
+    assert (alice.units, alice.unfinished) == ([], 1)
+    related.timelines.release()
+    assert (alice.units, bob.units) == ([acked(2, 4)], [pushed(2, HEARD)])
+
+
+def test_a_relation_that_is_not_known(related: World) -> None:
+    """The client is told to try again: that the database is away does not make anybody a friend, or blocked."""
+    alice, bob = related.connect(ALICE), related.connect(BOB)
+    related.relations.unavailable = True
+    for message in (HELLO, RT(ALICE, BOB, b"typing")):
+        done = related.say(alice, message, seq=4)
+        assert done is not None
+        assert done.called
+    assert alice.units == [refused(4, AckStatus.NOT_STORED)]
+    assert (bob.units, related.timelines.entries) == ([], {})
+
+
+def test_an_rt_waits_for_its_relation(related: World) -> None:
+    """And is sent once that is known."""
+    alice, bob = related.connect(ALICE), related.connect(BOB)
+    related.relations.hold()
+    done = related.say(alice, RT(ALICE, BOB, b"typing"))
+    assert done is not None
+    assert (done.called, bob.units) == (False, [])
+    related.relations.release()
+    assert (done.called, bob.units) == (True, [plain([RT(ALICE, BOB, b"typing")])])
+
+
+def test_words_that_are_not_to_be_said() -> None:
+    """They are masked in `text` of JSON, whatever flags the sender sets, and with TEXT in the whole content, in IM and
+    RT. What is stored is what is pushed; a resend is known by what the client sent."""
+    world = World(words=["bad", "worse"])
+    alice, tablet, bob = world.connect(ALICE), world.connect(ALICE, b"tablet"), world.connect(BOB, version=0)
+    for said, flag, heard in (
+        (b'{"text":"so bad","other":"bad"}', 0, b'{"text":"so ***","other":"bad"}'),
+        (b'{"text":"so bad","other":"bad"}', Flag.TEXT, b'{"text":"so ***","other":"***"}'),
+        (b"bad", 0, b"bad"),
+        (b"bad", Flag.TEXT, b"***"),
+    ):
+        bob.forget()
+        tablet.forget()
+        world.say(alice, IM(ALICE, BOB, 0, 0, said), flag)
+        world.say(alice, RT(ALICE, BOB, said), flag)
+        im, rt = bob.units
+        assert im[1].message == IM(ALICE, BOB, 0, 0, heard)
+        assert tablet.units[0][1].message == world.stored(BOB)[-1] == IM(ALICE, BOB, NOW, 0, heard)
+        assert rt == [Said(RT(ALICE, BOB, heard), flag)]
+    alice.forget()
+    for seq, text in enumerate((b"bad", b"bad", b"worse")):
+        world.say(alice, IM(ALICE, BOB, 0, 5, b'{"text":"%s"}' % text), seq=seq)
+    assert alice.units == [acked(6, 0), acked(6, 1), acked(7, 2)]
+
+
+def test_words_are_not_looked_for_in_what_is_refused() -> None:
+    """It costs time for each character."""
+    world = World(words=["bad"])
+    world.settings(ALICE, forbidden=True)
+    alice = world.connect(ALICE)
+    for message in (IM(ALICE, BOB, 0, 0, b'{"text":"bad"}'), RT(ALICE, BOB, b'{"text":"bad"}')):
+        world.say(alice, message, Flag.TEXT)
+    assert world.words.looked_at == []
+
+
 @pytest.mark.parametrize(("version", "answer"), [(0, []), (1, []), (2, [refused(5, AckStatus.NOT_STORED)])])
 def test_not_stored(world: World, version: int, answer: list[list[Said]]) -> None:
     """A message that is not on disk is not acknowledged, and nobody hears of it."""
@@ -539,6 +652,16 @@ def test_rt_of_every_size(world: World, size: int) -> None:
     alice, bob = world.connect(ALICE, version=0), world.connect(BOB)
     world.say(alice, RT(ALICE, BOB, b"x" * size))
     assert bob.units == [plain([RT(ALICE, BOB, b"x" * size)])]
+
+
+def test_rt_and_the_same_device(world: World) -> None:
+    """Another connection of the device that sends it hears nothing, but the same device of somebody else does."""
+    old, phone, shared = (world.connect(uid, b"phone") for uid in (ALICE, ALICE, BOB))
+    world.say(phone, RT(ALICE, ALICE, b"typing"))
+    world.say(phone, RT(ALICE, BOB, b"typing"))
+    assert old.units == []
+    assert shared.units == [plain([RT(ALICE, BOB, b"typing")])]
+    assert [published.device for published in world.bus.published] == [phone.device, 0]
 
 
 def test_rt_of_somebody_else(world: World) -> None:

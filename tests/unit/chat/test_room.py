@@ -38,6 +38,22 @@ def test_message_to_a_room(world: World) -> None:
     assert (world.timelines.entries, world.push_queue.pushed) == ({}, [])
 
 
+@pytest.mark.parametrize(
+    ("said", "flag", "heard"),
+    [
+        (b'{"text":"so bad","other":"bad"}', 0, b'{"text":"so ***","other":"bad"}'),
+        (b"bad", 0, b"bad"),
+        (b"bad", Flag.TEXT, b"***"),
+    ],
+)
+def test_words_that_are_not_to_be_said(said: bytes, flag: int, heard: bytes) -> None:
+    """They are masked in rooms as they are between users."""
+    world = World(words=["bad"])
+    alice, bob = enter(world, ALICE), enter(world, BOB)
+    world.say(alice, RoomIM(ALICE, ROOM, said), flag)
+    assert bob.units == [[Said(RoomIM(ALICE, ROOM, heard), flag)]]
+
+
 def test_message_in_an_empty_room(world: World) -> None:
     """Who is alone is answered all the same."""
     alice = enter(world, ALICE)

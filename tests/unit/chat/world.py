@@ -45,6 +45,7 @@ class World:
         self.directory = FakeDirectory()
         self.groups = FakeGroups(lambda: self.now)
         self.relations = FakeRelations()
+        self.words = FakeWords(words)
         self.registry = ClientRegistry(self.metrics)
         self.timelines = SlowTimelines(lambda: self.now)
         self.bus = FakeBus()
@@ -57,7 +58,7 @@ class World:
             sync_keys=self.timelines,
             bus=self.bus,
             push_queue=self.push_queue,
-            policy=Policy(self.relations, friends, blacklist, FakeWords(words)),
+            policy=Policy(self.relations, friends, blacklist, self.words),
             metrics=self.metrics,
             now=lambda: self.now,
             monotonic=lambda: self.seconds,
