@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from imserver.chat.trace import Trace
 from imserver.http.site import make_root, make_site
+from imserver.interfaces import IGroupChanges, IPosts
 from imserver.metrics import Metrics
 from imserver.model import SignIn, UserKey
 from imserver.net.registry import ClientRegistry
@@ -78,6 +79,14 @@ class Server:
         self.group_changes = group_changes or FakeGroupChanges(self.groups)
         self.relations = FakeRelations()
         self.trace = trace
+        self._checks = {"storage": lambda: succeed(None)} if checks is None else checks
+        self._status = status
+        self._connections = connections
+        self._back_end_key = back_end_key
+        self.serve(self.posts, self.group_changes)
+
+    def serve(self, posts: IPosts, group_changes: IGroupChanges) -> None:
+        """Listen, with these behind the calls."""
         self.root = make_root(
             clock=self.clock,
             metrics=self.metrics,
@@ -85,17 +94,17 @@ class Server:
             accounts=self.accounts,
             timelines=self.timelines,
             sync_keys=self.sync_keys,
-            checks={"storage": lambda: succeed(None)} if checks is None else checks,
+            checks=self._checks,
             operator_key=KEY,
-            status=status,
-            back_end_key=back_end_key,
-            posts=self.posts,
+            status=self._status,
+            back_end_key=self._back_end_key,
+            posts=posts,
             groups=self.groups,
-            group_changes=self.group_changes,
+            group_changes=group_changes,
             relations=self.relations,
             trace=self.trace,
         )
-        self.site = make_site(self.root, self.metrics, self.clock, connections)
+        self.site = make_site(self.root, self.metrics, self.clock, self._connections)
         self._treq: Any = StubTreq(self.root)  # type: ignore[no-untyped-call]  # treq.testing has no annotations
         # StubTreq would put a Site of its own before the tree; the requests are to meet ours.
         self._treq._agent._serverFactory = self.site

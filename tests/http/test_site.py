@@ -292,3 +292,26 @@ def test_log_line_of_a_request() -> None:
     assert line.endswith("a: 404")
     assert "secret" not in line
     assert len(line) < 300
+
+
+def test_what_is_told_in_the_log() -> None:
+    """What an operator did, and what went wrong. Looks, probes and what back ends post are for debugging only."""
+    server = Server()
+    with logged_by("imserver.http.site") as events:
+        for method, path, body in (
+            ("GET", "/metrics", None),
+            ("POST", "/post_notification?appid=7&uid=1", b"hi"),
+            ("GET", "/admin/apps", None),
+            ("POST", "/admin/apps", {"name": "new"}),
+            ("POST", "/post_notification?appid=7", b"hi"),
+            ("GET", "/nothing", None),
+        ):
+            server.call(method, path, body)
+    assert [(event["log_level"].name, event["status"]) for event in events] == [
+        ("debug", 200),
+        ("debug", 200),
+        ("debug", 200),
+        ("info", 200),
+        ("info", 400),
+        ("info", 404),
+    ]
