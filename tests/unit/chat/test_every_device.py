@@ -133,7 +133,7 @@ class EveryDevice(RuleBasedStateMachine):
         said: dict[bytes, tuple[int, int]] = {}
         for phone in self.phones:
             assert phone.unacknowledged == {}
-            said |= {content: (phone.uid, receiver) for content, receiver in phone.acknowledged.items()}
+            said |= {content: (phone.uid, message.receiver) for content, message in phone.acknowledged.items()}
         for uid in USERS:
             entries = self.world.timelines.entries.get(user_timeline(UserKey(APP, uid)), [])
             assert [entry.key for entry in entries] == list(range(2, len(entries) + 2))
