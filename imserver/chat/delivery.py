@@ -208,9 +208,14 @@ class Delivery:
         registry, bus, sender = self._registry, self._bus, message.sender
         for user, timeline, key in zip(users, timelines, stored.keys, strict=True):
             is_sender = user == sender
+            connections = registry.connections_of(user)
+            if not connections and bus.alone:  # as most of a large group
+                if not is_sender:
+                    offline.append(user)
+                continue
             device = message.device if is_sender else 0
             push = None
-            for connection in registry.connections_of(user):
+            for connection in connections:
                 if connection is not origin and not (device and connection.device == device):
                     if push is None:
                         push = self._push_of(stored, message, timeline, key, pushed)
@@ -238,8 +243,13 @@ class Delivery:
         registry, bus, sender = self._registry, self._bus, message.sender
         for user in users:
             is_sender = user == sender
+            connections = registry.connections_of(user)
+            if not connections and bus.alone:  # as above
+                if not is_sender:
+                    offline.append(user)
+                continue
             device = message.device if is_sender else 0
-            for connection in registry.connections_of(user):
+            for connection in connections:
                 if connection is not origin and not (device and connection.device == device):
                     connection.enqueue_non_block(push)
                     told.append(connection)
