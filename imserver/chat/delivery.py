@@ -146,13 +146,15 @@ class Delivery:
             self._metrics.ack_seconds.observe(self._monotonic() - sent.arrived)
         if self._newest[connection] is sent:
             del self._newest[connection]
-        if sent.behind is not None:
-            for do in sent.behind:
-                try:
-                    do()
-                except Exception:  # a bug, and of that message's: this one is answered
-                    self._log.failure("what came behind a message of {user} failed", user=connection.user)
-                connection.command_ended()
+        behind = sent.behind or ()
+        for do in behind:
+            try:
+                do()
+            except Exception:  # a bug, and of that message's: this one is answered
+                self._log.failure("what came behind a message of {user} failed", user=connection.user)
+        # Now, not in between: the client is read on, and what it says next may be answered at once.
+        for _ in behind:
+            connection.command_ended()
         connection.command_ended()
         if backlog.waiting:
             backlog.let_in()

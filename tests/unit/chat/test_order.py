@@ -143,3 +143,12 @@ def test_any_mix(events: list[int | str], crowded: bool) -> None:
     assert play.answers == [answer for answer in due if answer is not None]
     for heard, whom in zip(play.heard, HEARD, strict=True):
         assert heard == [b"%d" % seq for seq, event in enumerate(events, 1) if event in whom]
+
+
+def test_what_waited_together() -> None:
+    """Refused messages that waited for one on its way to disk are all answered before what the server reads then."""
+    play = Play(crowded=False)
+    play.acts["disk slow"]()
+    due = [play.say(event, seq) for seq, event in enumerate([0, 5, 5, 5, 5, 5, 5], 1)]  # the server carries out four
+    play.come_to_rest()
+    assert play.answers == due
