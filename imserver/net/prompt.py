@@ -50,5 +50,5 @@ class SocketTransport(PromptWriter, Server):
 
 def write_promptly(port: IListeningPort) -> None:
     """Let the connections of this port be written to at once, where it is one of TCP."""
-    if isinstance(port, Port):
+    if isinstance(port, Port) and port.transport is Server:  # a port on a path is a `Port` too
         port.transport = SocketTransport

@@ -2,15 +2,19 @@
 
 import gc
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import clientFromString, connectProtocol, serverFromString
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -18,8 +22,10 @@ from twisted.python.failure import Failure
 
 from imserver.model import SignIn
 from imserver.net.connection import Connection
+from imserver.net.prompt import write_promptly
 from imserver.net.tcp import TcpConnection, TcpFactory, TcpProtocol
 from imserver.protocol.commands import Command, Platform
+from tests.contract.sql_storage import running_reactor
 from tests.fakes.transport import FakeTransport, Wire
 from tests.unit.net.server import ALICE, Server, commands, frame, key_of, live, parse, reply
 from tests.unit.net.test_connection import pong
@@ -62,18 +68,51 @@ def test_bytes_of_one_that_was_turned_away() -> None:
     assert server.chat.begun == []
 
 
-def test_a_unix_socket() -> None:
-    """A listener on a path: its clients have no address and no TCP options."""
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    """A listener on a path, a real one: its clients have no address and no TCP options, and are served."""
     server = Server()
-    protocol = TcpFactory(server.listeners).buildProtocol(UNIXAddress(b"/run/imserver.socket"))
-    assert isinstance(protocol, TcpProtocol)
+    server.chat.handlers = {Command.PING: pong}
+    came: Deferred[Connection] = Deferred()
+    gone: Deferred[bytes] = Deferred()
 
-    class UnixTransport(FakeTransport):
-        setTcpNoDelay: Any = property()  # not there
+    class Factory(TcpFactory):
+        def buildProtocol(self, addr: IAddress | None) -> Protocol:
+            protocol = super().buildProtocol(addr)
+            assert isinstance(protocol, TcpProtocol)
+            received = protocol.dataReceived
 
-    transport = UnixTransport(server.clock)
-    transport.connect(protocol)
-    assert protocol.connection.address == "local"
+            def data_received(data: bytes) -> None:
+                received(data)
+                came.callback(protocol.connection)
+
+            protocol.dataReceived = data_received  # type: ignore[method-assign]
+            return protocol
+
+    class Client(Protocol):
+        taken = b""
+
+        def connectionMade(self) -> None:
+            transport: Any = self.transport
+            transport.write(frame(Command.PING))
+
+        def dataReceived(self, data: bytes) -> None:
+            self.taken += data
+
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            gone.callback(self.taken)
+
+    reactor = running_reactor()
+    path = f"unix:{tmp_path / 'im.socket'}"
+    port = await serverFromString(reactor, path).listen(Factory(server.listeners))
+    write_promptly(port)
+    await connectProtocol(clientFromString(reactor, path), Client())
+    first, _ = await DeferredList([came, gone], fireOnOneCallback=True)
+    assert isinstance(first, Connection), "nobody was served"
+    assert first.address == "local"
+    first.close("as the test wants it")
+    assert commands(parse(await gone)) == [Command.PONG]
+    await port.stopListening()
 
 
 def test_small_frames_leave_at_once() -> None:
