@@ -107,7 +107,8 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     port = await serverFromString(reactor, path).listen(Factory(server.listeners))
     write_promptly(port)
     await connectProtocol(clientFromString(reactor, path), Client())
-    first, _ = await DeferredList([came, gone], fireOnOneCallback=True)
+    either: list[Deferred[Any]] = [came, gone]
+    first, _ = await DeferredList(either, fireOnOneCallback=True)
     assert isinstance(first, Connection), "nobody was served"
     assert first.address == "local"
     first.close("as the test wants it")
