@@ -1,4 +1,4 @@
-"""Who has to wait before they send to a group, because many timelines get an entry already.
+"""Who has to wait before they send to a group, because many users are being told something already.
 
 A message to a group of thousands is as much work as thousands of others. So while there is a good deal of that under
 way, further ones are not taken: their clients are read no further, and get their turn one after the other. Other
@@ -23,7 +23,8 @@ PATIENCE: Final = 2.0
 class Backlog:
     def __init__(self, metrics: Metrics, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        #: That are on their way to disk, in all timelines together. Who changes it calls `let_in` when it has fallen.
+        #: That are on their way to disk: one for each user whom a message concerns. (That of a super group is one entry
+        #: in truth, but all members are told of it.) Who changes it calls `let_in` when it has fallen.
         self.entries = 0
         #: Those who wait, each with the time after which it is no use: one for each connection at most.
         self.waiting: deque[tuple[float, Deferred[None]]] = deque()

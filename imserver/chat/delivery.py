@@ -78,11 +78,11 @@ class Delivery:
         before = self._newest.get(connection)
         sent = self._newest[connection] = _Sent(connection, seq, self._monotonic())
         connection.command_began()
-        self.backlog.entries += len(message.timelines)
+        self.backlog.entries += len(users)
         try:
             self._timelines.store(message, partial(self._settle, message, users, sent))
         except Unavailable:
-            self.backlog.entries -= len(message.timelines)
+            self.backlog.entries -= len(users)
             if before is None:
                 del self._newest[connection]
             else:
@@ -96,7 +96,7 @@ class Delivery:
         Fires with None once it is on disk. Fails with `Unavailable`.
         """
         stored: Deferred[Stored] = Deferred()
-        backlog, entries = self.backlog, len(message.timelines)
+        backlog, entries = self.backlog, len(users)
 
         def over(result: Result) -> Result:
             backlog.entries -= entries
@@ -133,7 +133,7 @@ class Delivery:
         """A client's message is on disk, or it is not."""
         connection = sent.connection
         backlog = self.backlog
-        backlog.entries -= len(message.timelines)
+        backlog.entries -= len(users)
         if isinstance(result, Failure):
             if result.check(Unavailable) is None:
                 self._log.failure("storing a message of {user} failed", failure=result, user=connection.user)

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imserver.chat import backlog
 from imserver.chat.backlog import MOST_ENTRIES
 from imserver.protocol.commands import AckStatus, Flag, Platform
 from imserver.protocol.messages import (
@@ -152,3 +154,21 @@ def test_what_waited_together() -> None:
     due = [play.say(event, seq) for seq, event in enumerate([0, 5, 5, 5, 5, 5, 5], 1)]  # the server carries out four
     play.come_to_rest()
     assert play.answers == due
+
+
+def test_members_of_a_super_group_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message to them is one entry, but all of them are to be told: many such messages at once would keep everybody
+    else waiting."""
+    monkeypatch.setattr(backlog, "MOST_ENTRIES", 4)
+    world = World()
+    world.groups.add_group(APP, SUPER, (ALICE, BOB), is_super=True)
+    alice = world.connect(ALICE)
+    world.timelines.hold()
+    said = [world.say(alice, GroupIM(ALICE, SUPER, 0, 0, b"%d" % n), seq=n) for n in range(3)]
+    assert (said[:2], said[2] is None) == ([None, None], False)
+    assert world.metrics.group_messages_waiting.read() == {"": 1}
+    world.timelines.release()
+    assert [one.message.seq for one in alice.said if isinstance(one.message, Ack)] == [0, 1, 2]
+    assert world.chat.delivery.backlog.entries == 0
+    world.posts.group(APP, ALICE, SUPER, b"3")
+    assert world.chat.delivery.backlog.entries == 0
