@@ -28,6 +28,7 @@ from imserver.protocol.messages import (
 
 #: Users whom one message may name: their entries are one transaction.
 _MOST_USERS: Final = 10_000
+_NOBODY: Final = "the group has no members: there is nobody to tell"
 
 
 @implementer(IPosts)
@@ -62,6 +63,8 @@ class Posts:
         group = await self._find_group(appid, group_id)
         if group is None:
             raise NotFound(f"app {appid} has no group {group_id}")
+        if not group.timelines:
+            raise Invalid(_NOBODY)
         now = self._now()
         body = _body(GroupIM(sender, group_id, int(now), 0, self._filtered(content)))
         resend = resend_of(UserKey(appid, sender), UserKey(appid, group_id), Command.GROUP_IM, 0, 0, content)
@@ -83,7 +86,7 @@ class Posts:
         """GROUP_NOTIFICATION to the group as it stands here, and to the own timelines of these users. Fires and fails
         as the methods of `IPosts` do."""
         if not group.users and not others:
-            raise Invalid("the group has no members: there is nobody to tell")
+            raise Invalid(_NOBODY)
         body = _body(GroupNotification(content))
         created = created_in(group, self._now())
         if group.is_super:

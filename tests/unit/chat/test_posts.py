@@ -160,6 +160,15 @@ def test_no_such_group(world: World, group: int) -> None:
     assert world.timelines.entries == {}
 
 
+@pytest.mark.parametrize("content", [b"hello", UUID])
+def test_a_group_without_members(world: World, content: bytes) -> None:
+    """There is nobody to tell, and no timeline for it to stand in. A super group has one of its own."""
+    assert failure(lambda: world.posts.group(APP, ALICE, EMPTY, content)) is Invalid
+    assert world.timelines.messages == []
+    done(world.posts.group(APP, ALICE, EMPTY + 1, content))
+    assert len(world.stored_in_group(EMPTY + 1)) == 1
+
+
 @pytest.mark.parametrize("group", [GROUP, SUPER])
 def test_a_group_message_that_is_posted_twice(world: World, group: int) -> None:
     """The same uuid is one message."""
