@@ -370,5 +370,5 @@ def test_a_filter_never_denies_what_it_has() -> None:
     marks = [blake2b(b"%d" % n, digest_size=24).digest() for n in range(20_000)]
     known = resends.Filter()
     known.add(marks[:10_000])
-    assert all(known.may_have(mark) for mark in marks[:10_000])
-    assert sum(known.may_have(mark) for mark in marks[10_000:]) < 100
+    assert known.may_have(marks[:10_000]) == marks[:10_000]
+    assert len(known.may_have(marks[10_000:])) < 100
