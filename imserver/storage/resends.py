@@ -88,7 +88,8 @@ class Resends:
         recent = self._recent
         for known in added:
             recent[known[0]] = known
-        if len(recent) > self._most_recent:
+        # (None may be added, and there are too many: where a server that kept more left them.)
+        if added and len(recent) > self._most_recent:
             sqlite.move_recent_resends(cursor, added[-1][1], now)
             for marks in (self._filter, self._next_filter):
                 if marks is not None:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, func, select
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -51,6 +51,8 @@ class Timelines:
         self._messages = writes.group("message", self._write, self._undone)
         self._sweeps = writes.group("resend", self._sweep)
         self._head_reads = reads.group("head", _read_heads)
+        #: Two sweeps at once would make a filter of which neither has seen all.
+        self._sweeping = DeferredLock()
         #: Up to where the sweep has come, and how many resends were added since it last went on.
         self._swept = b""
         self._unswept = 0
@@ -82,7 +84,7 @@ class Timelines:
         those that are over do not become more than those that are not. Fires with how many it forgot. Fails with
         `Unavailable`.
         """
-        return Deferred.fromCoroutine(self._forget_resends())
+        return self._sweeping.run(lambda: Deferred.fromCoroutine(self._forget_resends()))
 
     async def _forget_resends(self) -> int:
         left = max(_SWEEP, 2 * self._unswept)

@@ -372,3 +372,45 @@ def test_a_filter_never_denies_what_it_has() -> None:
     known.add(marks[:10_000])
     assert known.may_have(marks[:10_000]) == marks[:10_000]
     assert len(known.may_have(marks[10_000:])) < 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_sweeps_that_overlap(
+    storage: SqlStorage, flush_logged_errors: FlushLoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is asked for while another goes on, and fails, does not make that one forget what it saw."""
+    monkeypatch.setattr(module, "_SOME_RESENDS", module._SOME_RESENDS.limit(4))  # noqa: SLF001
+    database = storage.database
+    timelines = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, 5)
+    sent = [message(b"m%d" % n, ALICE, digest=blake2b(b"%d" % n, digest_size=16).digest()) for n in range(20)]
+    for one in sent:
+        await store(timelines, one)
+    begins = resends.Resends.sweep_begins
+    began = Event()
+
+    def begin_once(self: resends.Resends) -> None:
+        begins(self)
+        if began.is_set():
+            raise ZeroDivisionError
+        began.set()
+
+    monkeypatch.setattr(resends.Resends, "sweep_begins", begin_once)
+    sweeps = [timelines.forget_resends()]
+    assert began.wait(30)
+    sweeps.append(timelines.forget_resends())
+    assert [done for done, _ in await DeferredList(sweeps, consumeErrors=True)] == [True, False]
+    assert flush_logged_errors(ZeroDivisionError)
+    assert all([(await store(timelines, one)).resent for one in sent])
+
+
+@pytest_twisted.ensureDeferred
+async def test_fewer_resends_in_memory_than_before(storage: SqlStorage) -> None:
+    """More may be there than are kept now, and the first message may be none that is recognised."""
+    database = storage.database
+    sent = [message(b"m%d" % n, ALICE, digest=b"d%d" % n) for n in range(9)]
+    before = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, 10)
+    await gatherResults([store(before, one) for one in sent])
+    now = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, 3)
+    assert (await store(now, message(b"unmarked", ALICE))).keys == (11,)
+    assert not (await store(now, message(b"marked", ALICE, digest=b"e"))).resent
+    assert all([(await store(now, one)).resent for one in sent])
