@@ -379,7 +379,7 @@ async def test_sweeps_that_overlap(
     storage: SqlStorage, flush_logged_errors: FlushLoggedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is asked for while another goes on, and fails, does not make that one forget what it saw."""
-    monkeypatch.setattr(module, "_SOME_RESENDS", module._SOME_RESENDS.limit(4))  # noqa: SLF001
+    monkeypatch.setattr(module, "_SOME_RESENDS", module._SOME_RESENDS.limit(4))
     database = storage.database
     timelines = module.Timelines(database.writes, database.reads, lambda: 1000.0, 1000, 5)
     sent = [message(b"m%d" % n, ALICE, digest=blake2b(b"%d" % n, digest_size=16).digest()) for n in range(20)]
