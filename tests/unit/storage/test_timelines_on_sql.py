@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import OperationalError
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from imserver.interfaces import Unavailable
@@ -414,3 +415,42 @@ async def test_fewer_resends_in_memory_than_before(storage: SqlStorage) -> None:
     assert (await store(now, message(b"unmarked", ALICE))).keys == (11,)
     assert not (await store(now, message(b"marked", ALICE, digest=b"e"))).resent
     assert all([(await store(now, one)).resent for one in sent])
+
+
+@pytest_twisted.ensureDeferred
+async def test_commits_that_fail(storage: SqlStorage, flush_logged_errors: FlushLoggedErrors) -> None:
+    """That of a transaction, for the sake of whatever else stands in it, and that of a message tried alone: keys and
+    resends are those of the database, for the messages before, after and in between."""
+    engines: list[Engine] = []
+    await storage.change(lambda connection: engines.append(connection.engine))
+    failing = iter([False, True, False, True, False, False])  # of what holds the lane, of all together, of each alone
+
+    def fail(_connection: Connection) -> None:
+        if next(failing):
+            raise OperationalError("COMMIT", None, Exception("disk I/O error"))
+
+    before = await store(storage.timelines, message(b"0", ALICE, digest=b"d0"))
+    began, gate = Event(), Event()
+
+    def hold(_connection: Connection) -> None:
+        began.set()
+        gate.wait(30)
+
+    held = storage.change(hold)
+    assert began.wait(30)
+    sent = [message(b"%d" % n, ALICE, BOB, digest=b"d%d" % n) for n in range(1, 4)]
+    waiting: list[Deferred[Any]] = [store(storage.timelines, one) for one in sent]
+    waiting.append(storage.sync_keys.save_key(UserKey(7, 1), 5))
+    event.listen(engines[0], "commit", fail)
+    gate.set()
+    await held
+    results: list[tuple[bool, Any]] = await DeferredList(waiting, consumeErrors=True)
+    event.remove(engines[0], "commit", fail)
+    assert [done for done, _ in results] == [True, False, True, True]
+    assert results[1][1].check(Unavailable)
+    assert [results[n][1].keys for n in (0, 2)] == [(3, 2), (4, 3)]
+    assert len(flush_logged_errors(OperationalError)) == 1
+    again = [await store(storage.timelines, one) for one in (message(b"0", ALICE, digest=b"d0"), *sent)]
+    assert [one.resent for one in again] == [True, True, False, True]
+    assert (again[0].message, again[2].keys) == (before.message, (5, 4))
+    assert [entry.body for entry in await storage.timelines.read(ALICE, 0, 10)] == [b"0", b"1", b"3", b"2"]
