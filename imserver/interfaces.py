@@ -87,6 +87,12 @@ class IConnection(Interface):
         """The number of the stored message whose push left under this seq, where that is remembered (`Push.number`, and
         of the newest pushes only), and not asked before; else 0."""
 
+    def watch_pushes(timeline: TimelineKey) -> None:
+        """Note which entries of this timeline are pushed from here on; instead of what was noted before."""
+
+    def pushed_meanwhile() -> Collection[int]:
+        """The keys of what was noted; none where a push was dropped. Nothing is noted any more."""
+
     def drained() -> Deferred[None] | None:
         """None while the client takes its replies; else what fires (with None) once it has.
 

@@ -205,10 +205,11 @@ class Push(Unit):
 
     ``timeline`` and ``notify`` are set where it pushes a stored entry: whoever loses it gets ``notify`` (SYNC_NOTIFY)
     instead, the newest of each timeline. ``number`` is the stored message's, where the connection is to remember under
-    which seq it left, so that the client's ACK of it can be told: that of the frame before the last.
+    which seq it left, so that the client's ACK of it can be told: that of the frame before the last. ``key`` is that of
+    the entry, where its message is pushed with it.
     """
 
-    __slots__ = ("_notify", "number", "timeline")
+    __slots__ = ("_notify", "key", "number", "timeline")
 
     def __init__(
         self,
@@ -216,9 +217,11 @@ class Push(Unit):
         timeline: TimelineKey | None = None,
         notify: OutFrame | None = None,
         number: int = 0,
+        key: int = 0,
     ) -> None:
         Unit.__init__(self, frames)
         self.number = number
+        self.key = key
         self.timeline = timeline
         self._notify = notify
 
@@ -273,7 +276,7 @@ _ACK_SIZE: Final = METADATA_SIZE + HEADER_SIZE + 5
 class EntryPush(Push):
     """METADATA, a message of a user's timeline, and SYNC_NOTIFY."""
 
-    __slots__ = ("_key", "_pushed")
+    __slots__ = ("_pushed",)
 
     def __init__(self, timeline: TimelineKey, key: int, pushed: OutFrame, number: int = 0) -> None:
         """
@@ -284,18 +287,18 @@ class EntryPush(Push):
         """
         self.number = number
         self.timeline = timeline
-        self._key = key
+        self.key = key
         self._pushed = pushed
         self.commands = (_ACK_COMMANDS[0], pushed.command, _SYNC_NOTIFY)
         self.size = METADATA_SIZE + HEADER_SIZE + len(pushed.bodies[2]) + SYNC_NOTIFY_SIZE
 
     @property
     def frames(self) -> tuple[OutFrame, ...]:
-        return Metadata(self._key, self._key - 1).frame(), self._pushed, self.notify
+        return Metadata(self.key, self.key - 1).frame(), self._pushed, self.notify
 
     @property
     def notify(self) -> OutFrame:
-        return SyncNotify(self._key).frame()
+        return SyncNotify(self.key).frame()
 
     def write(self, append: Callable[[bytes], None], seq: int, version: int, envelope: Envelope) -> int:
         pushed = self._pushed
@@ -303,14 +306,14 @@ class EntryPush(Push):
         length = len(body)
         if envelope is not None:
             append(envelope(METADATA_SIZE))
-        append(encode_metadata(seq + 1, version, self._key))
+        append(encode_metadata(seq + 1, version, self.key))
         if envelope is not None:
             append(envelope(HEADER_SIZE + length))
         append(pack_header(length, seq + 2 & SEQ_MASK, pushed.command, version, pushed.flag, 0))
         append(body)
         if envelope is not None:
             append(envelope(SYNC_NOTIFY_SIZE))
-        append(encode_sync_notify(seq + 3, version, self._key))
+        append(encode_sync_notify(seq + 3, version, self.key))
         return seq + 3
 
 

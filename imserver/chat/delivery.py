@@ -275,7 +275,7 @@ class Delivery:
         if timeline.kind == GROUP_TIMELINE:
             notify = SyncGroupNotify(timeline.owner, key).frame()
             if message.command not in NOT_PUSHED:
-                return Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify, number)
+                return Push((Metadata(key, key - 1).frame(), pushed, notify), timeline, notify, number, key)
         elif message.command not in NOT_PUSHED:
             return EntryPush(timeline, key, pushed, number)
         else:

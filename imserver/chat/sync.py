@@ -1,6 +1,6 @@
 """SYNC, SYNC_GROUP and the keys: what a device missed (protocol.md, Timelines and sync keys)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -64,6 +64,8 @@ class _Place(NamedTuple):
     key: int
     #: The timeline's.
     end: int
+    #: What the client says to have.
+    held: int
 
 
 class SyncClient:
@@ -80,6 +82,7 @@ class SyncClient:
 
     async def _sync(self, connection: IConnection, key: int) -> None:
         timeline = user_timeline(connection.user)
+        connection.watch_pushes(timeline)
         place = await self._place(connection.user, timeline, key)
         if place is None:
             _answer_nothing(connection, _OWN, key)
@@ -98,6 +101,7 @@ class SyncClient:
     ) -> None:
         words = _of_group(message.group)
         timeline = group_timeline(connection.appid, message.group)
+        connection.watch_pushes(timeline)
         # Asked for while the group is found: the deadlines one after the other would be more than the client waits.
         asked = Deferred.fromCoroutine(self._place(connection.user, timeline, message.key))
         try:
@@ -116,7 +120,7 @@ class SyncClient:
         group = timeline.owner if timeline.kind == GROUP_TIMELINE else 0
         try:
             if key > 0:
-                return _Place(key, await self._timelines.head(timeline))
+                return _Place(key, await self._timelines.head(timeline), key)
             # Together, as above.
             saved, end = await gatherResults(
                 [self._sync_keys.saved_key(user, group), self._timelines.head(timeline)], consumeErrors=True
@@ -127,17 +131,18 @@ class SyncClient:
             error.subFailure.trap(Unavailable)
             return None
         # A saved key beyond the end (a restored backup) must not hide what comes next.
-        return _Place(min(saved, end), end)
+        return _Place(min(saved, end), end, key)
 
     async def _answer(
         self, connection: IConnection, words: _Words, timeline: TimelineKey, place: _Place, created_after: int = 0
     ) -> None:
         """The entries after a place, a page at a time as the client takes them, between BEGIN and END. Those created up
         to `created_after` are not for this client."""
-        key, end = place
+        key, end, _held = place
+        pushed = connection.pushed_meanwhile()
         connection.enqueue(_unit(words.begin(key)))
         if key >= end:
-            connection.enqueue(_unit(words.end(end)))
+            connection.enqueue(_unit(words.end(_end_now(place, pushed))))
             return
         last, left = key, SYNC_ENTRIES
         more = True
@@ -214,6 +219,16 @@ def _joined(group: Group | None, uid: int) -> int | None:
         return None
     member = group.members.get(uid)
     return None if member is None else member.joined
+
+
+def _end_now(place: _Place, pushed: Collection[int]) -> int:
+    """The end for a client that misses nothing: it took what was pushed to it since the end was asked for, and would go
+    back to a lower one."""
+    end = place.end
+    if place.held == end:
+        while end + 1 in pushed:
+            end += 1
+    return end
 
 
 def _answer_nothing(connection: IConnection, words: _Words, key: int) -> None:

@@ -12,7 +12,7 @@ What holds for every call:
 
 * A write is answered with 200 only after its commit, and is finished although its caller has gone meanwhile.
 * Bodies are JSON of known types, or the content of a message; at most 1 MiB, never parsed as forms.
-* Of the two APIs: a mistake is 400, and nothing was done; 500 is the server's own failure. For operators there are 404, 409
-  and 503, too.
+* Of the two APIs: a mistake is 400, and nothing was done; 500 is the server's own failure. For operators there are 404,
+  409 and 503, too.
 * Errors are JSON; what is not the caller's mistake is logged here and not explained there.
 """

@@ -1,6 +1,6 @@
 """What is to leave on one connection: capped, numbered, joined into few writes, stopped while nobody takes it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -57,6 +57,7 @@ class OutQueue:
         "_first_push",
         "_limits",
         "_metrics",
+        "_noted",
         "_push_bytes",
         "_pushes",
         "_queue",
@@ -66,6 +67,7 @@ class OutQueue:
         "_seq",
         "_unacknowledged",
         "_waiting_for_drain",
+        "_watched",
         "_write_out",
         "_write_paused",
         "closed",
@@ -97,6 +99,9 @@ class OutQueue:
         self._dropped: dict[TimelineKey, OutFrame] | None = None
         #: Of the newest pushes that are to be acknowledged: under which seq they left, and their numbers.
         self._unacknowledged: list[tuple[int, int]] = []
+        #: Which timeline's pushes are noted, and the keys of those that came.
+        self._watched: TimelineKey | None = None
+        self._noted: list[int] = []
         self._scheduled = False
         self._write_paused = False
         self._waiting_for_drain: Deferred[None] | None = None
@@ -120,11 +125,22 @@ class OutQueue:
         self._queue.append(push)
         self._pushes += 1
         self._push_bytes += push.size
+        if self._watched is not None and push.timeline == self._watched:
+            self._noted.append(push.key)
         if self._pushes > self._limits.queue_messages or self._push_bytes > self._limits.queue_bytes:
             self._drop_oldest()
         if not self._scheduled:
             self._scheduled = True
             self._schedule.add(self)
+
+    def watch_pushes(self, timeline: TimelineKey) -> None:
+        self._watched = timeline
+        self._noted.clear()
+
+    def pushed_meanwhile(self) -> Collection[int]:
+        noted, self._noted = self._noted, []
+        self._watched = None
+        return noted
 
     def drained(self) -> Deferred[None] | None:
         # Pushes do not count: a client that gets more of them than it reads would never see the end of its sync.
@@ -205,6 +221,8 @@ class OutQueue:
                 at += 1
                 continue
             del queue[at]
+            self._watched = None
+            self._noted.clear()
             self._pushes -= 1
             self._push_bytes -= push.size
             if push.timeline is not None and push.notify is not None:

@@ -64,6 +64,9 @@ class FakeConnection:
         self.closed = False
         self.signed_in_at = 0.0
         self.heard_at = 0.0
+        #: The keys of pushes of this timeline.
+        self.watched: TimelineKey | None = None
+        self.noted: list[int] = []
         #: Of the pushes that left under these seq, the numbers.
         self.numbers: dict[int, int] = {}
         #: What `may_sign_in` answers.
@@ -98,6 +101,8 @@ class FakeConnection:
     def enqueue_non_block(self, push: Push) -> None:
         if not self.closed:
             self.pushes.append(push)
+        if self.watched is not None and push.timeline == self.watched:
+            self.noted.append(push.key)
         self._take(push)
 
     def _take(self, unit: Unit) -> None:
@@ -116,6 +121,15 @@ class FakeConnection:
         waiting, self._waiting = self._waiting, None
         assert waiting is not None, "nobody waits"
         waiting.callback(None)
+
+    def watch_pushes(self, timeline: TimelineKey) -> None:
+        self.watched = timeline
+        self.noted.clear()
+
+    def pushed_meanwhile(self) -> list[int]:
+        noted, self.noted = self.noted, []
+        self.watched = None
+        return noted
 
     def pushed_under(self, seq: int) -> int:
         return self.numbers.pop(seq, 0)

@@ -49,6 +49,51 @@ def test_entries_after_a_key(world: World, after: int) -> None:
     assert world.sync(world.connect(ALICE), after + 1) == answer(after + 1, sent[after:], 5)
 
 
+@pytest.mark.parametrize(
+    ("key", "dropped", "end"),
+    [
+        (3, False, 5),  # it has all until now, and takes what is pushed
+        (3, True, 3),  # but for what it was not given
+        (0, False, 3),  # who has nothing takes no push
+        (9, False, 3),  # nor who is ahead
+    ],
+)
+def test_pushed_while_the_end_is_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, key: int, dropped: bool, end: int
+) -> None:
+    """A client that took pushes meanwhile must not be told to go back behind them, nor others to go beyond what they
+    have."""
+    world.fill(ALICE, 2)  # keys 2 and 3
+    world.timelines.saved[OF_ALICE, 0] = 3
+    alice, bob = world.connect(ALICE), world.connect(BOB)
+    head: Deferred[int] = Deferred()
+    monkeypatch.setattr(world.timelines, "head", lambda _timeline: head)
+    world.say(alice, Sync(key))
+    for n in range(2):
+        world.say(bob, IM(BOB, ALICE, 0, n + 1, b"meanwhile"))
+    assert [said.message for said in alice.said if isinstance(said.message, Metadata)] == [
+        Metadata(4, 3),
+        Metadata(5, 4),
+    ]
+    if dropped:
+        alice.noted.clear()
+    head.callback(3)
+    assert alice.said[-2:] == answer(key or 3, [], end)
+    assert alice.watched is None
+
+
+def test_an_entry_that_is_not_pushed_while_the_end_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is only told that there is something: what comes after it, it does not take."""
+    alice = world.connect(ALICE)
+    head: Deferred[int] = Deferred()
+    monkeypatch.setattr(world.timelines, "head", lambda _timeline: head)
+    world.say(alice, Sync(1))
+    world.chat.posts.system(APP, [ALICE], b"notice")
+    world.chat.posts.peer(APP, BOB, ALICE, b"hello")
+    head.callback(1)
+    assert alice.said[-2:] == answer(1, [], 1)
+
+
 def test_from_the_beginning(world: World) -> None:
     """With 0, and nothing remembered, the client gets all."""
     sent = world.fill(ALICE, 4)

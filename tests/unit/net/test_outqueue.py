@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from imserver.metrics import Metrics
-from imserver.model import Limits, Push, Unit, user_timeline
+from imserver.model import EntryPush, Limits, Push, Unit, UserKey, user_timeline
 from imserver.net.outqueue import FlushSchedule, OutQueue
 from imserver.protocol.commands import Command
 from imserver.protocol.frame import Frame, OutFrame
@@ -73,6 +73,26 @@ def test_seq_starts_at_one_and_is_consecutive_over_flushes() -> None:
         Command.SYNC_NOTIFY,
         Command.SYNC_END,
     ]
+
+
+def test_pushes_of_a_timeline_are_noted() -> None:
+    """While they are watched, and unless one of them was dropped."""
+    queues = Queues(queue_messages=3)
+    queue, _transport = queues.add()
+    alice, other = user_timeline(ALICE), user_timeline(UserKey(7, 2))
+    pushed = IM(2, 1, 0, 0, b"hello").frame()
+    queue.enqueue_non_block(EntryPush(alice, 2, pushed))
+    assert list(queue.pushed_meanwhile()) == []
+    queue.watch_pushes(alice)
+    for timeline, key in ((alice, 3), (other, 9), (alice, 4)):
+        queue.enqueue_non_block(EntryPush(timeline, key, pushed))
+        queues.settle()
+    assert list(queue.pushed_meanwhile()) == [3, 4]
+    assert list(queue.pushed_meanwhile()) == []
+    queue.watch_pushes(alice)
+    for key in range(5, 10):
+        queue.enqueue_non_block(EntryPush(alice, key, pushed))
+    assert list(queue.pushed_meanwhile()) == []
 
 
 def test_a_socket_with_room_is_written_at_once() -> None:
