@@ -473,3 +473,15 @@ def test_metadata_and_acks_in_step(world: World) -> None:
     keys = [said.message for said in alice.said if isinstance(said.message, Metadata)]
     assert keys == [Metadata(key, key - 1) for key in range(2, 8)]
     assert sum(isinstance(said.message, Ack) for said in alice.said) == 3
+
+
+def test_pushed_while_the_end_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of one's own timeline: who took what was pushed meanwhile is not told to go back behind it."""
+    fill(world, 2)  # keys 2 and 3
+    alice, bob = world.connect(ALICE), world.connect(BOB)
+    head: Deferred[int] = Deferred()
+    monkeypatch.setattr(world.timelines, "head", lambda _timeline: head)
+    world.say(alice, SyncGroup(SUPER, 3))
+    world.say(bob, GroupIM(BOB, SUPER, 0, 1, b"meanwhile"))
+    head.callback(3)
+    assert alice.said[-2:] == answer(3, [], 4)
