@@ -270,6 +270,8 @@ class Server(Service):
             # Twisted's own handler would make the process end as one that the signal killed; it ends in good order.
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._reactor.stop))
         await self._directory.ensure_first_app()
+        if not self.running:
+            return  # it was stopped meanwhile
         if self._webhook is not None:
             self._webhook.start()
         for call, seconds in self._repeated:
