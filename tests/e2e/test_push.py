@@ -109,7 +109,7 @@ async def test_who_seems_to_be_online(
     numbers = []
     for receiver, client in ((2, silent), (3, heard)):
         alice.send(IM(1, receiver, 0, 0, b'{"text":"are you there?"}'))
-        pushed = await client.expect(IM)
+        await client.expect(IM)
         await alice.expect(Ack)
         if client is heard:
             client.send(Ack(3))  # AUTH_STATUS was 1, METADATA 2
