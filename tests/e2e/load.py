@@ -18,7 +18,19 @@ from imserver.client.connection import ClientConnection, Received, StreamLink
 from imserver.client.endpoints import connect
 from imserver.client.websocket import WebSocketLinkFactory
 from imserver.protocol.commands import Flag
-from imserver.protocol.messages import IM, Ack, Message, Metadata, Sync, SyncEnd, SyncNotify
+from imserver.protocol.messages import (
+    IM,
+    Ack,
+    GroupIM,
+    Message,
+    Metadata,
+    Sync,
+    SyncEnd,
+    SyncGroup,
+    SyncGroupEnd,
+    SyncGroupNotify,
+    SyncNotify,
+)
 from tests.e2e.process import ServerProcess
 
 KIB = 1024
@@ -47,6 +59,7 @@ class Talker:
         self._idle: Deferred[None] | None = None
 
     async def connect(self, reactor: Any, server: ServerProcess, token: str, transport: str = "tcp") -> None:
+        self._under_way.clear()
         self.connection = await connect(reactor, server.address(transport), received=self._received)
         assert (await self.connection.sign_in(token, device=f"talker-{self.uid}")).status == 0
 
@@ -71,8 +84,11 @@ class Talker:
             self._sent += 1
             content = b'{"text":"%d:%d:' % (self.uid, self._sent)
             content += b"." * (self._size - len(content) - 2) + b'"}'
-            seq = self.connection.send(IM(self.uid, self.receiver, 0, self._sent, content))
+            seq = self.connection.send(self.message(self._sent, content))
             self._under_way[seq] = (self._sent, time.monotonic())
+
+    def message(self, number: int, content: bytes) -> Message:
+        return IM(self.uid, self.receiver, 0, number, content)
 
     def _received(self, received: Received[Message]) -> None:
         message = received.message
@@ -84,6 +100,13 @@ class Talker:
                 self._idle.callback(None)
                 self._idle = None
             self._fill_window()
+
+
+class GroupTalker(Talker):
+    """The same; the receiver is a group."""
+
+    def message(self, number: int, content: bytes) -> Message:
+        return GroupIM(self.uid, self.receiver, 0, number, content)
 
 
 async def more_acks(reactor: Any, talkers: Sequence[Talker], number: int, seconds: float = 60) -> None:
@@ -100,6 +123,9 @@ def number_of(content: bytes) -> tuple[int, int]:
 
 class Listener:
     """Takes pushes that follow what it has and syncs for others, as protocol.md says (Timelines and sync keys)."""
+
+    notify: type[SyncNotify] | type[SyncGroupNotify] = SyncNotify
+    end: type[SyncEnd] | type[SyncGroupEnd] = SyncEnd
 
     def __init__(self) -> None:
         self.connection: ClientConnection
@@ -118,12 +144,12 @@ class Listener:
         self._metadata = None
         if isinstance(message, Metadata):
             self._metadata = Received(received.frame, message)
-        elif isinstance(message, IM):
+        elif isinstance(message, IM | GroupIM):
             self._message(message, received.frame.seq, bool(received.frame.flag & Flag.PUSH), metadata)
             metadata = None
-        elif isinstance(message, SyncNotify):
+        elif isinstance(message, self.notify):
             self._told = max(self._told, message.key)
-        elif isinstance(message, SyncEnd):
+        elif isinstance(message, self.end):
             self.key = message.key
             self._syncing = False
         if metadata is not None:
@@ -134,7 +160,7 @@ class Listener:
             waiting, self._waiting = self._waiting[1], None
             waiting.callback(None)
 
-    def _message(self, message: IM, seq: int, pushed: bool, metadata: Received[Metadata] | None) -> None:
+    def _message(self, message: IM | GroupIM, seq: int, pushed: bool, metadata: Received[Metadata] | None) -> None:
         if pushed != (metadata is not None) or (metadata is not None and metadata.frame.seq + 1 != seq):
             self.broken.append(f"frame {seq}: a message without its METADATA, or METADATA without its message")
         if not pushed:
@@ -145,7 +171,10 @@ class Listener:
 
     def sync(self) -> None:
         self._syncing = True
-        self.connection.send(Sync(self.key))
+        self.connection.send(self.question())
+
+    def question(self) -> Message:
+        return Sync(self.key)
 
     async def has(self, key: int, seconds: float = 30) -> None:
         """Wait until the listener has everything up to `key`."""
@@ -160,6 +189,20 @@ class Listener:
         for talker in talkers:
             assert [number for uid, number in self.taken if uid == talker.uid] == talker.acked
         assert len(self.taken) == sum(len(talker.acked) for talker in talkers)
+
+
+class GroupListener(Listener):
+    """The same, to a super group."""
+
+    notify = SyncGroupNotify
+    end = SyncGroupEnd
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        self._group = group
+
+    def question(self) -> Message:
+        return SyncGroup(self._group, self.key)
 
 
 async def _connect_through(
