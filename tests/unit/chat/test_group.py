@@ -239,6 +239,14 @@ def test_who_joins_speaks_and_hears_at_once(world: World) -> None:
     assert dave.units == [acked(2, 1), pushed(3, GroupIM(BOB, GROUP, NOW, 0, b"welcome"))]
 
 
+def test_times_in_a_normal_group(world: World) -> None:
+    """They are the clock's, whoever has just joined: each member has a timeline of their own."""
+    world.groups.add_members(APP, GROUP, [DAVE])
+    world.say(world.connect(ALICE), HELLO)
+    (message,) = world.timelines.messages
+    assert message.created == NOW
+
+
 def test_a_group_that_became_a_super_group(world: World) -> None:
     """From then on the group's timeline is where its messages stand, from its beginning."""
     alice, bob = world.connect(ALICE), world.connect(BOB)
@@ -491,6 +499,23 @@ def test_messages_to_groups_wait_for_each_other(world: World, monkeypatch: pytes
     assert carol.units[-2:] == [acked(4, 3), pushed_in_group(SUPER, 2, GroupIM(BOB, SUPER, NOW, 0, b"4"))]
     assert world.metrics.group_messages_waiting.read() == {"": 0}
     assert world.say(alice, says(b"5")) is None
+
+
+def test_who_waits_goes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that was let in does not come before others who wait with what it says next, though there is room."""
+    monkeypatch.setattr(backlog, "MOST_ENTRIES", 5)
+    alice, bob, carol = world.connect(ALICE), world.connect(BOB), world.connect(CAROL)
+    world.timelines.hold()
+    for n in (1, 2):
+        world.say(alice, says(b"%d" % n), seq=n)
+    third, fourth = world.say(carol, says(b"3", CAROL)), world.say(bob, says(b"4", BOB))
+    assert third is not None
+    assert fourth is not None
+    third.addCallback(lambda _: world.say(carol, says(b"5", CAROL)))
+    world.timelines.release()
+    assert [message.content for message in world.stored(BOB) if isinstance(message, GroupIM)] == [
+        *(b"%d" % n for n in range(1, 6))
+    ]
 
 
 def test_who_waits_too_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

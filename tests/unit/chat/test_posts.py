@@ -169,6 +169,17 @@ def test_a_group_without_members(world: World, content: bytes) -> None:
     assert len(world.stored_in_group(EMPTY + 1)) == 1
 
 
+@pytest.mark.parametrize("sender", [0, 2, 4, 6, 8])
+def test_the_senders_place_among_the_members(world: World, sender: int) -> None:
+    """It is that of their timeline, if they have one; else it is none in particular."""
+    world.groups.add_group(APP, NOWHERE, (2, 6))
+    done(world.posts.group(APP, sender, NOWHERE, UUID))
+    (message,) = world.timelines.messages
+    assert message.own == (1 if sender == 6 else 0)
+    done(world.posts.group(APP, sender, NOWHERE, UUID))
+    assert world.metrics.resends.values == {"": 1}
+
+
 @pytest.mark.parametrize("group", [GROUP, SUPER])
 def test_a_group_message_that_is_posted_twice(world: World, group: int) -> None:
     """The same uuid is one message."""
