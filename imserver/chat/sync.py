@@ -160,7 +160,6 @@ class SyncClient:
                 return
             if not entries:
                 break
-            created_after = 0  # all that follows is newer
             connection.enqueue_many(_synced(entries, timeline, connection))
             self._metrics.sync_entries.inc(by=len(entries))
             last = entries[-1].key

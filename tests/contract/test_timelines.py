@@ -266,10 +266,11 @@ async def test_a_resend_by_who_stands_elsewhere_among_the_timelines(timelines: I
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("together", [False, True])
-async def test_a_resend_into_another_timeline(timelines: ITimelines, together: bool) -> None:
+@pytest.mark.parametrize("group_id", [1, 5])
+async def test_a_resend_into_another_timeline(timelines: ITimelines, together: bool, group_id: int) -> None:
     """The group became a super group: nothing is stored again, and there is no key, for that of the first is another's
     there."""
-    group = TimelineKey(7, GROUP_TIMELINE, 1)
+    group = TimelineKey(7, GROUP_TIMELINE, group_id)
     await store(timelines, message(b"an entry of the same key", group, sender=3))
     sent = (
         message(b"hi", BOB, ALICE, digest=b"d", own=1),

@@ -97,6 +97,19 @@ def test_members_who_are_not_online(world: World) -> None:
     assert (message.command, receivers) == (Command.GROUP_IM, [UserKey(APP, BOB)])
 
 
+@pytest.mark.parametrize("group", [GROUP, SUPER])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_sender_who_is_gone_is_not_rung(world: World, group: int, alone: bool) -> None:
+    """Not even where they went before it was stored."""
+    world.bus.alone = alone
+    alice = world.connect(ALICE)
+    world.timelines.hold()
+    world.say(alice, says(b"bye", group=group))
+    world.leave(alice)
+    world.timelines.release()
+    assert [receivers for _, receivers in world.push_queue.pushed] == [[UserKey(APP, BOB), UserKey(APP, CAROL)]]
+
+
 # A super group.
 
 
@@ -503,18 +516,21 @@ def test_messages_to_groups_wait_for_each_other(world: World, monkeypatch: pytes
 
 def test_who_waits_goes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that was let in does not come before others who wait with what it says next, though there is room."""
-    monkeypatch.setattr(backlog, "MOST_ENTRIES", 5)
+    monkeypatch.setattr(backlog, "MOST_ENTRIES", 8)
+    world.groups.add_group(APP, NOWHERE, range(1, 11))
     alice, bob, carol = world.connect(ALICE), world.connect(BOB), world.connect(CAROL)
     world.timelines.hold()
-    for n in (1, 2):
-        world.say(alice, says(b"%d" % n), seq=n)
-    third, fourth = world.say(carol, says(b"3", CAROL)), world.say(bob, says(b"4", BOB))
+    world.say(alice, says(b"1", group=NOWHERE))
+    second, third = world.say(carol, says(b"2", CAROL)), world.say(bob, says(b"3", BOB))
+    assert second is not None
     assert third is not None
-    assert fourth is not None
-    third.addCallback(lambda _: world.say(carol, says(b"5", CAROL)))
+    second.addCallback(lambda _: world.say(carol, says(b"4", CAROL)))
     world.timelines.release()
     assert [message.content for message in world.stored(BOB) if isinstance(message, GroupIM)] == [
-        *(b"%d" % n for n in range(1, 6))
+        b"1",
+        b"2",
+        b"3",
+        b"4",
     ]
 
 

@@ -383,6 +383,14 @@ def test_words_that_are_not_to_be_said(world: World, name: str) -> None:
     assert contents == {b'{"text":"so ***"}'}
 
 
+@pytest.mark.parametrize("name", POSTS)
+def test_words_are_not_looked_for_in_what_is_too_long(world: World, name: str) -> None:
+    """That costs time for each character, and HTTP takes more of them than a message."""
+    post, _ = POSTS[name]
+    assert failure(lambda: post(world, b'{"text":"bad"}'.ljust(MAX_BODY + 1))) is Invalid
+    assert world.words.looked_at == []
+
+
 @pytest.mark.parametrize("name", STORED)
 def test_on_disk(world: World, name: str) -> None:
     """The Deferred fires once the message is on disk; until then nobody hears of it."""
