@@ -8,6 +8,8 @@ The way of a message to the application (protocol.md, Timelines and sync keys):
   last ones up to the key of SYNC_END), and a sync that breaks off leaves nothing half delivered.
 * Whatever is delivered moves the key. An answer to SYNC that was overtaken, by a push or by another answer, is taken
   only as far as it lies above the key. So nothing comes twice.
+* A super group has a timeline of its own, and the same holds for it, with SYNC_GROUP and the commands around it. The
+  client follows those that it is told of, by the application or by the server.
 
 The way of a message to the server: it waits until fewer than ``WINDOW`` are on the wire, then for its ACK; a lost
 connection puts it back, and it goes again on the next one, with its uuid, by which the server knows it.
@@ -28,7 +30,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imserver.client.address import Address
-from imserver.client.connection import ClientConnection, Received
+from imserver.client.connection import TIMEOUT, ClientConnection, Received
 from imserver.client.endpoints import connect
 from imserver.client.errors import (
     CannotConnect,
@@ -51,6 +53,7 @@ from imserver.protocol.messages import (
     Ack,
     EnterRoom,
     GroupIM,
+    GroupSyncKey,
     LeaveRoom,
     Message,
     Metadata,
@@ -58,6 +61,10 @@ from imserver.protocol.messages import (
     Sync,
     SyncBegin,
     SyncEnd,
+    SyncGroup,
+    SyncGroupBegin,
+    SyncGroupEnd,
+    SyncGroupNotify,
     SyncKey,
     SyncNotify,
 )
@@ -80,6 +87,8 @@ SAVE_KEY_SECONDS: Final = 3.0
 #: Seconds that the first reconnect waits at most, and the most that any does; the least is half of it.
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 60.0
+#: Super groups that a client follows, at most.
+MAX_GROUPS: Final = 10_000
 #: A connection that was signed in for so many seconds was a good one: the delays start anew.
 LIVED_SECONDS: Final = 10.0
 
@@ -119,7 +128,7 @@ class State(Enum):
 class Acknowledged(NamedTuple):
     """A message that the server has: a peer or group message is on its disk."""
 
-    #: Its key in the sender's timeline; 0 where the server gave none (room messages).
+    #: Its key in the sender's timeline, or in the super group's; 0 where the server gave none (room messages).
     key: int
     #: ``""`` where the caller sent bytes.
     uuid: str
@@ -142,10 +151,47 @@ class _Outgoing:
         self.deadline: IDelayedCall | None = None
 
 
+class _Timeline:
+    """How much of a timeline the client has, and what it has asked for."""
+
+    __slots__ = (
+        "begin",
+        "entries",
+        "fruitless",
+        "group",
+        "key",
+        "key_timer",
+        "key_told",
+        "notified",
+        "sync_timer",
+        "syncing",
+    )
+
+    def __init__(self, group: int, key: int = 0) -> None:
+        #: The super group's whose timeline it is; 0: the user's own.
+        self.group = group
+        #: The key of the last entry that the client has; 0: none known.
+        self.key = key
+        self.sync_timer: IDelayedCall | None = None
+        self.key_timer: IDelayedCall | None = None
+        self.forget_connection()
+
+    def forget_connection(self) -> None:
+        """What was asked for will not be answered any more."""
+        for timer in (self.sync_timer, self.key_timer):
+            _cancel(timer)
+        #: The key of the SYNC_BEGIN whose entries are coming in; None outside.
+        self.begin: int | None = None
+        self.entries: list[Received[Message]] = []
+        self.syncing = False
+        #: Answers in a row that had nothing, though the server had said that there is something.
+        self.fruitless = 0
+        self.notified = 0
+        self.key_told = 0
+
+
 class Client:
     """One user on one device.
-
-    Left out: super groups, whose timelines are their own; their messages are passed over.
 
     Args:
         reactor: connects, and is the clock.
@@ -153,11 +199,13 @@ class Client:
         uid: who the token stands for.
         token: signs in.
         received: called with each message, its flag (`protocol.commands.Flag`) and its key. In the order of the
-            timeline and once for each key; RT, room messages and notifications have key 0. What this user sent comes
-            too: from other devices, and from this one (marked SELF) where the client had fallen out of step. What it
-            raises is logged, and the message counts as received.
+            timeline and once for each key; RT, room messages and notifications have key 0. With the flag SUPER_GROUP
+            the key is one of that group's timeline. What this user sent comes too: from other devices, and from this
+            one (marked SELF) where the client had fallen out of step. What it raises is logged, and the message counts
+            as received.
         state_changed: called with the new state and a line about why.
-        sync_keys: where the key is kept between runs; None: nowhere, each run starts at the key that the server saved.
+        sync_keys: where the key is kept between runs; None: nowhere, each run starts at the key that the server saved,
+            as it does for super groups in any case.
         platform: `protocol.commands.Platform`.
         device: names the device; ``""``: a device without a number.
         trust_root: see `connect`.
@@ -192,8 +240,9 @@ class Client:
         self._max_outstanding = max_outstanding
 
         self.state = State.STOPPED
-        #: The key of the last entry that this client has; 0: none known.
-        self.key = 0
+        self._own = _Timeline(0)
+        #: Of the super groups that it follows.
+        self._groups: dict[int, _Timeline] = {}
         #: Of the signed-in connection; None while there is none.
         self.connection: ClientConnection | None = None
         #: The room that it is in, or will be once it is connected; 0: none.
@@ -213,15 +262,17 @@ class Client:
 
         #: The newest METADATA with its seq; it belongs to the frame directly behind it.
         self._metadata: tuple[int, Metadata] | None = None
-        #: The key of the SYNC_BEGIN whose entries are coming in; None outside.
-        self._sync_begin: int | None = None
-        self._sync_entries: list[Received[Message]] = []
-        self._syncing = False
-        self._notified = 0
-        self._key_told = 0
-        self._sync_timer: IDelayedCall | None = None
-        self._key_timer: IDelayedCall | None = None
+        #: Whose entries are coming in, between BEGIN and END.
+        self._answered: _Timeline | None = None
         self._ping_timer: IDelayedCall | None = None
+
+    @property
+    def key(self) -> int:
+        """The key of the last entry that this client has of the user's own timeline; 0: none known."""
+        return self._own.key
+
+    def _timelines(self) -> list[_Timeline]:
+        return [self._own, *self._groups.values()]
 
     # Life
 
@@ -250,16 +301,26 @@ class Client:
         if not self._stopping:
             self._stopping = True
             if self.connection is not None:
-                self._tell_key()
-                self.connection.close()
+                self._tell_all_keys_and_close(self.connection)
             elif self._wait is not None:
                 self._wait.cancel()
         return stopped
 
+    def _tell_all_keys_and_close(self, connection: ClientConnection) -> None:
+        for timeline in self._timelines():
+            self._tell_key(timeline)
+        if not self._groups:
+            connection.close()
+            return
+        # Each waits for the one before it, and none is carried out for a client that is gone. A PONG comes after all.
+        told = connection.ping(PONG_SECONDS)
+        told.addErrback(lambda failure: failure.trap(TookTooLong, Closed))
+        told.addCallback(lambda _: connection.close(TIMEOUT - PONG_SECONDS))
+
     async def _run(self) -> None:
         failures = 0
         try:
-            self.key = self._sync_keys.load()
+            self._own.key = self._sync_keys.load()
             while not self._stopping:
                 lived, why = await self._connect_once()
                 if lived >= LIVED_SECONDS:
@@ -336,9 +397,8 @@ class Client:
 
     def _signed_in(self, connection: ClientConnection) -> None:
         self.connection = connection
-        self._notified = 0
-        self._key_told = 0
-        self._sync()
+        for timeline in self._timelines():
+            self._sync(timeline)
         if self.room:
             self._say(EnterRoom(self.room))
         self._fill_window()
@@ -348,11 +408,10 @@ class Client:
     def _lost(self, why: str) -> None:
         self.connection = None
         self._metadata = None
-        self._sync_begin = None
-        self._sync_entries = []
-        self._syncing = False
-        for timer in (self._sync_timer, self._key_timer, self._ping_timer):
-            _cancel(timer)
+        self._answered = None
+        for timeline in self._timelines():
+            timeline.forget_connection()
+        _cancel(self._ping_timer)
         for outgoing in reversed(list(self._by_seq.values())):
             if outgoing.resend:
                 _cancel(outgoing.timer)
@@ -438,6 +497,30 @@ class Client:
             self._say(LeaveRoom(self.room))
         self.room = 0
 
+    def follow_group(self, group: int) -> None:
+        """Have the messages of this super group too, of which the user is a member: those since the key that the server
+        saved, or since they joined. Without that the client follows it once the server says that there is something
+        new. Raises `ClientError` where it would follow too many."""
+        if self._timeline_of(group) is None:
+            raise ClientError(f"a client follows {MAX_GROUPS} super groups at most")
+
+    def unfollow_group(self, group: int) -> None:
+        """Have no more of a super group, of which the user is no member any more, say."""
+        timeline = self._groups.pop(group, None)
+        if timeline is not None:
+            timeline.forget_connection()
+            if self._answered is timeline:
+                self._answered = None
+
+    def _timeline_of(self, group: int) -> _Timeline | None:
+        """Of a super group, which is followed from here on; None: there are too many."""
+        timeline = self._groups.get(group)
+        if timeline is None and len(self._groups) < MAX_GROUPS:
+            timeline = self._groups[group] = _Timeline(group)
+            if self.connection is not None:
+                self._sync(timeline)
+        return timeline
+
     def _require_connection(self) -> None:
         if self.connection is None or not self.connection.is_open:
             raise NotConnected("there is no connection to the server now")
@@ -481,13 +564,18 @@ class Client:
         return outgoing.fired
 
     def _acked(self, ack: Ack, metadata: Metadata | None, flag: int) -> None:
-        if metadata is not None and not flag & Flag.SUPER_GROUP:
-            if metadata.previous == self.key != 0:
-                self.key = metadata.key
-                self._moved()
-            else:
-                self._notice(metadata.key)
         outgoing = self._by_seq.get(ack.seq)
+        if metadata is not None:
+            timeline: _Timeline | None = self._own
+            if flag & Flag.SUPER_GROUP:
+                # It names no group: that is the one to which the message went.
+                said = outgoing.message if outgoing is not None else None
+                timeline = self._groups.get(said.receiver) if isinstance(said, GroupIM) else None
+            if timeline is not None and metadata.previous == timeline.key != 0:
+                timeline.key = metadata.key
+                self._moved(timeline)
+            elif timeline is not None:
+                self._notice(timeline, metadata.key)
         if outgoing is None:
             return
         fired = self._forget(outgoing)
@@ -510,29 +598,51 @@ class Client:
                 self._metadata = (frame.seq, message)
             case Ack():
                 self._acked(message, metadata, frame.flag)
-            case SyncBegin():
-                self._sync_begin = message.key
-                self._sync_entries = []
-            case SyncEnd():
-                self._sync_ended(message.key)
-            case SyncNotify():
-                self._notice(message.key)
             case _ if message.command in _PASSING:
                 self._deliver(received, 0)
-            case _ if message.command in _ENTRIES and not frame.flag & Flag.SUPER_GROUP:
+            case _ if message.command in _ENTRIES:
                 self._entry_came(received, metadata)
+            case _:
+                self._sync_said(message)
+
+    def _sync_said(self, message: Message) -> None:
+        match message:
+            case SyncBegin():
+                self._sync_begun(self._own, message.key)
+            case SyncEnd():
+                self._sync_ended(self._own, message.key)
+            case SyncNotify():
+                self._notice(self._own, message.key)
+            case SyncGroupBegin() if message.group in self._groups:
+                self._sync_begun(self._groups[message.group], message.key)
+            case SyncGroupEnd() if message.group in self._groups:
+                self._sync_ended(self._groups[message.group], message.key)
+            case SyncGroupNotify():
+                timeline = self._timeline_of(message.group)
+                if timeline is not None:
+                    self._notice(timeline, message.key)
+
+    def _sync_begun(self, timeline: _Timeline, key: int) -> None:
+        self._answered = timeline
+        timeline.begin = key
+        timeline.entries = []
 
     def _entry_came(self, received: Received[Message], metadata: Metadata | None) -> None:
-        if received.frame.flag & Flag.PUSH:
-            if metadata is not None and metadata.previous == self.key != 0:
-                self.key = metadata.key
+        frame, message = received
+        if frame.flag & Flag.PUSH:
+            timeline: _Timeline | None = self._own
+            if frame.flag & Flag.SUPER_GROUP:
+                timeline = self._groups.get(message.receiver) if isinstance(message, GroupIM) else None
+            if timeline is not None and metadata is not None and metadata.previous == timeline.key != 0:
+                timeline.key = metadata.key
                 self._deliver(received, metadata.key)
-                self._moved()
-        elif self._sync_begin is None:
+                self._moved(timeline)
+        elif self._answered is None:
             # Neither pushed as an entry nor part of a sync: it is stored nowhere.
-            self._deliver(received, 0)
-        elif len(self._sync_entries) < SYNC_ENTRIES:
-            self._sync_entries.append(received)
+            if not frame.flag & Flag.SUPER_GROUP:
+                self._deliver(received, 0)
+        elif len(self._answered.entries) < SYNC_ENTRIES:
+            self._answered.entries.append(received)
         else:
             self._fail(ClientError(f"the server broke the protocol: a sync with more than {SYNC_ENTRIES} entries"))
 
@@ -546,68 +656,77 @@ class Client:
 
     # Syncing
 
-    def _sync(self) -> None:
-        self._syncing = True
-        _cancel(self._sync_timer)
-        self._sync_timer = self._reactor.callLater(SYNC_SECONDS, self._sync)
-        self._say(Sync(self.key))
+    def _sync(self, timeline: _Timeline) -> None:
+        timeline.syncing = True
+        _cancel(timeline.sync_timer)
+        timeline.sync_timer = self._reactor.callLater(SYNC_SECONDS, self._sync, timeline)
+        group = timeline.group
+        self._say(SyncGroup(group, timeline.key) if group else Sync(timeline.key))
 
-    def _notice(self, key: int) -> None:
+    def _notice(self, timeline: _Timeline, key: int) -> None:
         """The timeline has reached this key."""
-        self._notified = max(self._notified, key)
-        if self._notified > self.key and not self._syncing:
-            self._sync()
+        timeline.notified = max(timeline.notified, key)
+        if timeline.notified > timeline.key and not timeline.syncing:
+            self._sync(timeline)
 
-    def _sync_ended(self, end: int) -> None:
-        begin, self._sync_begin = self._sync_begin, None
-        entries, self._sync_entries = self._sync_entries, []
-        asked_at = self.key
+    def _sync_ended(self, timeline: _Timeline, end: int) -> None:
+        self._answered = None
+        begin, timeline.begin = timeline.begin, None
+        entries, timeline.entries = timeline.entries, []
+        asked_at = timeline.key
         # Else the key has moved since the SYNC: the answer was overtaken.
         current = begin == asked_at or asked_at == 0
         key = end - len(entries)
         for received in entries:
             key += 1
-            if current or key > self.key:
-                self.key = key
+            if current or key > timeline.key:
+                timeline.key = key
                 self._deliver(received, key)
             if self._stopping:
                 break
         else:
-            if current or end > self.key:
-                self.key = end
-        self._syncing = False
-        _cancel(self._sync_timer)
-        self._save()
+            if current or end > timeline.key:
+                timeline.key = end
+        timeline.syncing = False
+        _cancel(timeline.sync_timer)
+        self._save(timeline)
         if self._stopping:
             return
-        self._tell_key()
-        if self._notified <= self.key:
-            return
-        if self.key != asked_at:
-            self._sync()
+        self._tell_key(timeline)
+        if timeline.notified <= timeline.key:
+            timeline.fruitless = 0
+        elif timeline.key != asked_at:
+            timeline.fruitless = 0
+            self._sync(timeline)
         else:
-            # The server had nothing, though it had said so: it cannot read the timeline now.
-            self._syncing = True
-            self._sync_timer = self._reactor.callLater(SYNC_SECONDS, self._sync)
+            # The server had nothing, though it had said so: it cannot read the timeline now. Or the user is no member
+            # of the group any more: then it never will.
+            timeline.syncing = True
+            delay = SYNC_SECONDS * 2.0 ** min(timeline.fruitless, 4)
+            timeline.fruitless += bool(timeline.group)
+            timeline.sync_timer = self._reactor.callLater(delay, self._sync, timeline)
 
-    def _moved(self) -> None:
+    def _moved(self, timeline: _Timeline) -> None:
         """The key has moved outside of a sync."""
-        self._save()
-        if not self._stopping and (self._key_timer is None or not self._key_timer.active()):
-            self._key_timer = self._reactor.callLater(SAVE_KEY_SECONDS, self._tell_key)
+        self._save(timeline)
+        if not self._stopping and (timeline.key_timer is None or not timeline.key_timer.active()):
+            timeline.key_timer = self._reactor.callLater(SAVE_KEY_SECONDS, self._tell_key, timeline)
 
-    def _save(self) -> None:
+    def _save(self, timeline: _Timeline) -> None:
+        if timeline.group:
+            return
         try:
-            self._sync_keys.save(self.key)
+            self._sync_keys.save(timeline.key)
         except OSError as error:
             self._fail(ClientError(f"cannot save the sync key: {error}"))
 
-    def _tell_key(self) -> None:
+    def _tell_key(self, timeline: _Timeline) -> None:
         """Have the server remember the key, for the day on which the store is lost."""
-        _cancel(self._key_timer)
-        if self.key != self._key_told:
-            self._key_told = self.key
-            self._say(SyncKey(self.key))
+        _cancel(timeline.key_timer)
+        if timeline.key != timeline.key_told:
+            key = timeline.key_told = timeline.key
+            group = timeline.group
+            self._say(GroupSyncKey(group, key) if group else SyncKey(key))
 
 
 def _cancel(timer: IDelayedCall | None) -> None:

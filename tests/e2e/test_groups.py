@@ -13,6 +13,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from imserver.client import Client, State
 from imserver.client.connection import ClientConnection, Received
 from imserver.client.endpoints import connect
 from imserver.protocol.commands import AckStatus, Command, Flag, Platform
@@ -348,3 +349,60 @@ async def test_super_group_after_a_restart(new_server: Callable[[str], ServerPro
     assert (await carol.expect(Ack)).message == Ack(refused, AckStatus.MUTED)
     await close_all(alice, bob, carol)
     assert await server.stop() == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest_twisted.ensureDeferred
+async def test_a_client_in_a_super_group(server: ServerProcess, transport: str) -> None:
+    """The client library hears of a group that its user joins, follows it over a restart of its own, and gets each
+    message once."""
+    from twisted.internet import reactor
+
+    tokens = await server.tokens(1, 3)
+    group = await make_group(server, 2, is_super=True)
+    alice = await server.client(tokens[1], device="a")
+
+    def say(number: int) -> None:
+        alice.send(GroupIM(1, group, 0, 0, b'{"text":"%d"}' % number))
+
+    got: list[tuple[bytes, int]] = []
+    waiting: list[Deferred[None]] = []
+
+    def received(message: Message, flag: int, key: int) -> None:
+        if isinstance(message, GroupIM):
+            assert flag & Flag.SUPER_GROUP
+            got.append((message.content, key))
+            if waiting:
+                waiting.pop().callback(None)
+
+    async def run(number: int, until_then: Callable[[], Any]) -> None:
+        """A client that lives until it has so many messages."""
+        client = Client(reactor, server.address(transport), 3, tokens[3], received=received, device="c")
+        ended = client.run()
+        while client.state is not State.SIGNED_IN:
+            await deferLater(reactor, 0.01)
+        await until_then()
+        while len(got) < number:
+            waiting.append(Deferred())
+            await waiting[0].addTimeout(10, reactor)
+        await client.stop()
+        await ended
+
+    async def join_and_hear() -> None:
+        say(1)
+        await alice.ping()
+        await server.operate("POST", f"/admin/groups/{APP}/{group}/add", members=[[3, 3]])
+        for number in (2, 3, 4):
+            say(number)
+
+    await run(3, join_and_hear)
+    say(5)
+    await alice.ping()
+
+    async def hear() -> None:
+        say(6)
+
+    await run(5, hear)
+    # 2 is that the group was made, 3 the first message, 4 that user 3 joined.
+    assert got == [(b'{"text":"%d"}' % number, number + 3) for number in (2, 3, 4, 5, 6)]
+    await close_all(alice)

@@ -30,6 +30,7 @@ from imserver.protocol.messages import (
     AuthToken,
     EnterRoom,
     GroupIM,
+    GroupSyncKey,
     LeaveRoom,
     Message,
     Metadata,
@@ -39,6 +40,10 @@ from imserver.protocol.messages import (
     Sync,
     SyncBegin,
     SyncEnd,
+    SyncGroup,
+    SyncGroupBegin,
+    SyncGroupEnd,
+    SyncGroupNotify,
     SyncKey,
     SyncNotify,
     decode_from_client,
@@ -68,6 +73,10 @@ class FakeServer:
         #: uid -> stored frames; the first has key 2.
         self.timelines: dict[int, list[OutFrame]] = defaultdict(list)
         self.saved_keys: dict[int, int] = {}
+        #: Super group -> its members, and its stored frames; the first has key 2.
+        self.super_groups: dict[int, tuple[set[int], list[OutFrame]]] = {}
+        #: (uid, super group) -> key.
+        self.saved_group_keys: dict[tuple[int, int], int] = {}
         self.connections: list[FakeConnection] = []
         self.heard: list[Heard] = []
         self._resends: dict[tuple[int, int, str], int] = {}
@@ -100,6 +109,24 @@ class FakeServer:
                     connection.send(Metadata(key, key - 1).frame(), pushed)
                 connection.send(SyncNotify(key).frame())
         return key
+
+    def store_in_group(self, group: int, command: int, body: bytes, origin: "FakeConnection | None" = None) -> int:
+        """The same in the timeline of a super group."""
+        members, timeline = self.super_groups[group]
+        timeline.append(stored_frame(command, Flag.SUPER_GROUP, body))
+        key = len(timeline) + 1
+        for connection in self.connections:
+            if connection.uid in members and connection is not origin:
+                if self.push and command == GroupIM.command:
+                    pushed = stored_frame(command, Flag.PUSH | Flag.SUPER_GROUP, body)
+                    connection.send(Metadata(key, key - 1).frame(), pushed)
+                connection.send(SyncGroupNotify(group, key).frame())
+        return key
+
+    def post_in_group(self, sender: int, group: int, text: str) -> int:
+        """A message to a super group from somebody who is not connected. Gives its key there."""
+        content = json.dumps({"text": text}).encode()
+        return self.store_in_group(group, GroupIM.command, GroupIM(sender, group, self.now, 0, content).encode(2))
 
     def post(self, sender: int, receiver: int, text: str) -> int:
         """A message from somebody who is not connected. Gives its key in the receiver's timeline."""
@@ -135,6 +162,26 @@ class FakeServer:
             if other is not connection and other.room == message.receiver:
                 other.send(message.frame())
         connection.send(Ack(seq).frame())
+
+    def group_message(self, connection: "FakeConnection", seq: int, message: GroupIM) -> None:
+        body = GroupIM(message.sender, message.receiver, self.now, message.msgid, message.content).encode(2)
+        key = self.store_in_group(message.receiver, message.command, body, connection)
+        connection.send(Metadata(key, key - 1).frame(), Ack(seq).frame(Flag.SUPER_GROUP))
+
+    def sync_group(self, connection: "FakeConnection", group: int, key: int) -> None:
+        if not self.answer_syncs:
+            return
+        members, timeline = self.super_groups.get(group, (set(), []))
+        if connection.uid not in members:
+            connection.send(SyncGroupBegin(group, key).frame(), SyncGroupEnd(group, key).frame())
+            return
+        end = len(timeline) + 1
+        begin = key or self.saved_group_keys.get((connection.uid, group), 0)
+        last = min(max(begin, 1) + self.page, end)
+        connection.send(SyncGroupBegin(group, begin).frame())
+        connection.send(*timeline[max(begin, 1) - 1 : last - 1], SyncGroupEnd(group, last).frame())
+        if last < end:
+            connection.send(SyncGroupNotify(group, last + 1).frame())
 
     def sync(self, connection: "FakeConnection", key: int) -> None:
         if not self.answer_syncs:
@@ -187,6 +234,8 @@ class FakeConnection:
     def _command(self, seq: int, message: Message) -> None:
         server = self.server
         match message:
+            case GroupIM() if message.receiver in server.super_groups:
+                server.group_message(self, seq, message)
             case IM() | GroupIM():
                 assert message.sender == self.uid
                 server.peer_message(self, seq, IM(*(getattr(message, field) for field in IM.__struct_fields__)))
@@ -201,6 +250,11 @@ class FakeConnection:
                 server.room_message(self, seq, message)
             case Sync():
                 server.sync(self, message.key)
+            case SyncGroup():
+                server.sync_group(self, message.group, message.key)
+            case GroupSyncKey():
+                place = (self.uid, message.group)
+                server.saved_group_keys[place] = max(server.saved_group_keys.get(place, 0), message.key)
             case SyncKey():
                 server.saved_keys[self.uid] = max(server.saved_keys.get(self.uid, 0), message.key)
 

@@ -23,6 +23,7 @@ from imserver.client import (
     State,
     SyncKeyStore,
     TooManyOutstanding,
+    client,
 )
 from imserver.client.client import (
     ACK_SECONDS,
@@ -48,6 +49,7 @@ from imserver.protocol.messages import (
     EnterRoom,
     GroupIM,
     GroupNotification,
+    GroupSyncKey,
     LeaveRoom,
     Message,
     Metadata,
@@ -57,6 +59,10 @@ from imserver.protocol.messages import (
     Sync,
     SyncBegin,
     SyncEnd,
+    SyncGroup,
+    SyncGroupBegin,
+    SyncGroupEnd,
+    SyncGroupNotify,
     SyncKey,
     SyncNotify,
     System,
@@ -303,15 +309,6 @@ class TestPushes:
         assert app.got == [(RT(2, 1, b"a"), 0, 0), (RoomIM(2, 5, b"b"), 0, 0), (Notification(b"c"), 0, 0)]
         assert network.server.said(Ack) == []
 
-    def test_super_groups_are_passed_over(self, start: Start, network: Network) -> None:
-        """Keys of a super group's timeline do not touch the user's own."""
-        app = start()
-        app.theirs.send(Metadata(2, 1).frame(), GroupIM(2, 10, 0, 0, b"x").frame(Flag.PUSH | Flag.SUPER_GROUP))
-        app.theirs.send(Metadata(2, 1).frame(), Ack(1).frame(Flag.SUPER_GROUP))
-        network.flush()
-        assert app.got == []
-        assert app.client.key == 1
-
     def test_application_that_fails(
         self, start: Start, server: FakeServer, network: Network, flush_logged_errors: FlushLoggedErrors
     ) -> None:
@@ -519,6 +516,260 @@ class TestSync:
         network.now(stops[0])
         assert apps[0].texts == [(2, "a"), (3, "b")]
         assert start(sync_keys=keys).texts == [(4, "c")]
+
+
+class TestSuperGroups:
+    """Each has a timeline of its own; in each a message comes once and in order."""
+
+    @pytest.fixture(autouse=True)
+    def groups(self, server: FakeServer) -> None:
+        """Two of users 1 and 2."""
+        server.super_groups = {10: ({1, 2}, []), 11: ({1, 2}, [])}
+
+    def test_followed(self, start: Start, server: FakeServer, network: Network) -> None:
+        """What was said since the saved key comes by a sync, what is said then as it is pushed, each with its key, and
+        beside the user's own timeline."""
+        for text in "abc":
+            server.post_in_group(2, 10, text)
+        server.saved_group_keys[1, 10] = 2
+        app = start()
+        app.client.follow_group(10)
+        network.flush()
+        server.post(2, 1, "own")
+        server.post_in_group(2, 10, "d")
+        network.flush()
+        assert app.texts == [(3, "b"), (4, "c"), (2, "own"), (5, "d")]
+        flags = [flag for _message, flag, _key in app.got]
+        assert flags == [Flag.SUPER_GROUP, Flag.SUPER_GROUP, Flag.PUSH, Flag.PUSH | Flag.SUPER_GROUP]
+        assert app.client.key == 2
+        assert len(server.said(Ack)) == 4
+        network.advance(SAVE_KEY_SECONDS)
+        assert server.saved_group_keys[1, 10] == 5
+
+    def test_asked_for_once(self, start: Start, server: FakeServer, network: Network) -> None:
+        """To follow a group again changes nothing."""
+        app = start()
+        for _ in range(2):
+            app.client.follow_group(10)
+            network.flush()
+        assert server.said(SyncGroup) == [SyncGroup(10, 0)]
+
+    def test_unheard_of(self, start: Start, server: FakeServer, network: Network) -> None:
+        """A group of which the server says that there is something is followed from then on."""
+        app = start()
+        server.post_in_group(2, 10, "a")
+        network.flush()
+        server.post_in_group(2, 10, "b")
+        network.flush()
+        assert app.texts == [(2, "a"), (3, "b")]
+        assert server.said(SyncGroup) == [SyncGroup(10, 0)]
+
+    def test_stored_key(self, start: Start, server: FakeServer, network: Network) -> None:
+        """What is kept between runs is the key of the user's own timeline."""
+        keys = MemorySyncKeyStore()
+        app = start(sync_keys=keys)
+        app.client.follow_group(10)
+        for text in "abc":
+            server.post_in_group(2, 10, text)
+        network.flush()
+        assert len(app.got) == 3
+        assert keys.key == 1
+
+    def test_after_an_answer(self, start: Start, server: FakeServer, network: Network) -> None:
+        """What comes behind it, neither pushed as an entry nor part of a sync, is no entry of any timeline."""
+        app = start()
+        server.post_in_group(2, 10, "a")
+        network.flush()
+        app.theirs.send(CustomerV2(7, 2, 7, 1, 3, b'{"text": "not stored"}').frame())
+        server.post_in_group(2, 10, "b")
+        network.flush()
+        assert app.texts == [(2, "a"), (0, "not stored"), (3, "b")]
+
+    def test_two_groups(self, start: Start, server: FakeServer, network: Network) -> None:
+        """Their keys do not touch each other."""
+        app = start()
+        app.client.follow_group(10)
+        app.client.follow_group(11)
+        network.flush()
+        for group, text in ((10, "a"), (11, "b"), (10, "c")):
+            server.post_in_group(2, group, text)
+        network.flush()
+        assert app.texts == [(2, "a"), (2, "b"), (3, "c")]
+        assert len(server.said(SyncGroup)) == 2
+
+    def test_out_of_step(self, start: Start, server: FakeServer, network: Network) -> None:
+        """A push after a gap is passed over, and comes by the sync that SYNC_GROUP_NOTIFY starts."""
+        app = start()
+        app.client.follow_group(10)
+        network.flush()
+        server.push = False
+        server.super_groups[10][1].append(GroupIM(2, 10, 0, 0, b'{"text": "lost"}').frame(Flag.SUPER_GROUP))
+        server.push = True
+        server.post_in_group(2, 10, "seen")
+        network.flush()
+        assert app.texts == [(2, "lost"), (3, "seen")]
+        assert server.said(SyncGroup) == [SyncGroup(10, 0), SyncGroup(10, 1)]
+
+    def test_several_pages(self, start: Start, server: FakeServer, network: Network) -> None:
+        """SYNC_GROUP_NOTIFY after the END brings the next page."""
+        server.page = 3
+        for text in "abcdefg":
+            server.post_in_group(2, 10, text)
+        app = start()
+        app.client.follow_group(10)
+        network.flush()
+        assert app.texts == list(enumerate("abcdefg", 2))
+        assert server.said(SyncGroup) == [SyncGroup(10, 0), SyncGroup(10, 4), SyncGroup(10, 7)]
+
+    def test_own_messages(self, start: Start, server: FakeServer, network: Network) -> None:
+        """The ACK says the key in the group's timeline, and moves that one on: nothing has to be synced."""
+        app, other = start(), start(2)
+        for each in (app, other):
+            each.client.follow_group(10)
+        network.flush()
+        sent = [app.client.send_group(10, text) for text in "ab"]
+        network.flush()
+        assert [now(fired).key for fired in sent] == [2, 3]
+        assert (app.got, other.texts) == ([], [(2, "a"), (3, "b")])
+        server.post_in_group(2, 10, "c")
+        network.flush()
+        assert app.texts == [(4, "c")]
+        assert len(server.said(SyncGroup)) == 2
+        assert app.client.key == 1
+
+    def test_own_message_to_a_group_that_is_not_followed(
+        self, start: Start, server: FakeServer, network: Network
+    ) -> None:
+        """It is sent and acknowledged; its key says nothing about the user's own timeline."""
+        app = start()
+        assert network.now(app.client.send_group(10, "a")).key == 2
+        assert app.client.key == 1
+        assert server.said(SyncGroup) == []
+
+    def test_own_message_out_of_step(self, start: Start, server: FakeServer, network: Network) -> None:
+        """An ACK whose key does not follow makes the client sync the group."""
+        app = start()
+        app.client.follow_group(10)
+        network.flush()
+        server.super_groups[10][1].append(GroupIM(2, 10, 0, 0, b'{"text": "missed"}').frame(Flag.SUPER_GROUP))
+        app.client.send_group(10, "mine")
+        network.flush()
+        assert app.texts == [(2, "missed"), (3, "mine")]
+
+    def test_notifications(self, start: Start, server: FakeServer, network: Network) -> None:
+        """They are not pushed, and come by the sync."""
+        app = start()
+        server.store_in_group(10, Command.GROUP_NOTIFICATION, b"{}")
+        network.flush()
+        assert app.got == [(GroupNotification(b"{}"), Flag.SUPER_GROUP, 2)]
+
+    def test_after_a_reconnect(self, start: Start, server: FakeServer, network: Network) -> None:
+        """All that are followed are synced from their keys."""
+        app = start()
+        for group in (10, 11):
+            app.client.follow_group(group)
+            server.post_in_group(2, group, "a")
+        network.flush()
+        app.cut()
+        server.post_in_group(2, 10, "b")
+        network.advance(2)
+        assert app.texts == [(2, "a"), (2, "a"), (3, "b")]
+        assert server.said(SyncGroup)[-2:] == [SyncGroup(10, 2), SyncGroup(11, 2)]
+
+    def test_key_at_the_end(self, start: Start, server: FakeServer, network: Network) -> None:
+        """Stopping does not lose what was taken: the next run begins there."""
+        app = start()
+        app.client.follow_group(10)
+        network.flush()
+        server.post_in_group(2, 10, "a")
+        network.flush()
+        network.now(app.client.stop())
+        server.post_in_group(2, 10, "b")
+        again = start()
+        again.client.follow_group(10)
+        network.flush()
+        assert again.texts == [(3, "b")]
+
+    @pytest.mark.parametrize("answers", [True, False])
+    def test_the_end_waits_for_the_keys(
+        self, start: Start, server: FakeServer, network: Network, answers: bool
+    ) -> None:
+        """The connection stays until the server has them, but no longer than for a PONG."""
+        app = start()
+        app.client.follow_group(10)
+        network.flush()
+        server.post(2, 1, "a")
+        server.post_in_group(2, 10, "b")
+        network.flush()
+        server.answer_pings = answers
+        stopped = app.client.stop()
+        network.flush()
+        assert [heard.message for heard in server.heard][-3:] == [SyncKey(2), GroupSyncKey(10, 2), Ping()]
+        if not answers:
+            network.advance(PONG_SECONDS - 0.5)
+            assert not stopped.called
+            network.advance(1)
+        assert network.now(stopped) is None
+
+    def test_no_member_any_more(self, start: Start, server: FakeServer, network: Network) -> None:
+        """The server has nothing, though it had said so: the client asks more and more seldom."""
+        app = start()
+        app.client.follow_group(10)
+        network.flush()
+        theirs = app.theirs
+        server.super_groups[10][0].remove(1)
+        theirs.send(SyncGroupNotify(10, 7).frame())
+        network.advance(200)
+        assert 5 <= len(server.said(SyncGroup)) <= 8
+        assert app.got == []
+
+    def test_unfollowed(self, start: Start, server: FakeServer, network: Network) -> None:
+        """Nothing of it comes any more, also of an answer that is under way, and no timer is left."""
+        app = start()
+        server.answer_syncs = False
+        app.client.follow_group(10)
+        network.flush()
+        theirs = app.theirs
+        body = b'{"text": "x"}'
+        theirs.send(SyncGroupBegin(10, 0).frame(), GroupIM(2, 10, 0, 0, body).frame(Flag.SUPER_GROUP))
+        network.flush()
+        app.client.unfollow_group(10)
+        app.client.unfollow_group(12)
+        theirs.send(GroupIM(2, 10, 0, 0, body).frame(Flag.SUPER_GROUP), SyncGroupEnd(10, 3).frame())
+        theirs.send(Metadata(4, 3).frame(), GroupIM(2, 10, 0, 0, body).frame(Flag.PUSH | Flag.SUPER_GROUP))
+        network.advance(2 * SYNC_SECONDS)
+        assert app.got == []
+        assert len(server.said(SyncGroup)) == 1
+        theirs.send(CustomerV2(7, 2, 7, 1, 3, b'{"text": "not stored"}').frame())
+        server.post(2, 1, "own")
+        network.flush()
+        assert app.texts == [(0, "not stored"), (2, "own")]
+
+    def test_keys_of_a_group_that_is_not_followed(self, start: Start, network: Network) -> None:
+        """They do not touch the user's own timeline."""
+        app = start()
+        app.theirs.send(Metadata(2, 1).frame(), GroupIM(2, 12, 0, 0, b"x").frame(Flag.PUSH | Flag.SUPER_GROUP))
+        app.theirs.send(Metadata(2, 1).frame(), Ack(1).frame(Flag.SUPER_GROUP))
+        network.flush()
+        assert app.got == []
+        assert app.client.key == 1
+
+    def test_too_many(
+        self, start: Start, server: FakeServer, network: Network, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The groups that are followed have a bound, whoever names them."""
+        monkeypatch.setattr(client, "MAX_GROUPS", 1)
+        app = start()
+        app.client.follow_group(10)
+        with pytest.raises(ClientError, match="1 super groups at most"):
+            app.client.follow_group(11)
+        server.post_in_group(2, 11, "a")
+        network.flush()
+        assert server.said(SyncGroup) == [SyncGroup(10, 0)]
+        app.client.unfollow_group(10)
+        app.client.follow_group(11)
+        network.flush()
+        assert app.texts == [(2, "a")]
 
 
 class TestSending:
