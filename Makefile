@@ -48,7 +48,12 @@ run: venv  ## Run the server in the foreground, its data in ./var (DATA=), Ctrl-
 
 .PHONY: test
 test: venv  ## Run the test suite; what needs services that are not installed is skipped
-	$(PYTEST)120 -m 'not soak'
+	@# Those with servers of their own mostly wait for these, so they run beside the others; their report comes last.
+	@end_to_end=$$(mktemp); \
+	$(PYTEST)120 -m 'not soak' tests/e2e >"$$end_to_end" 2>&1 & running=$$!; \
+	$(PYTEST)120 -m 'not soak' --ignore=tests/e2e; status=$$?; \
+	wait $$running || status=1; \
+	cat "$$end_to_end"; rm -f "$$end_to_end"; exit $$status
 
 .PHONY: soak
 soak: venv  ## Run the long tests: kills, floods, fuzzing at full length
