@@ -321,8 +321,8 @@ class IPosts(Interface):
     A `sender` of 0 is the app itself: nobody's timeline is the sender's then. Of ids that are given in a sequence,
     one that is there twice counts once.
 
-    What is posted again within 24 hours (an IM, GROUP_IM or CUSTOMER_V2 from the same sender to the same receiver, whose
-    content is a JSON object with the same `uuid`) is stored and told once (protocol.md, Resending).
+    What is posted again within 24 hours is stored and told once (protocol.md, Resending): an IM, GROUP_IM or CUSTOMER_V2
+    from the same sender to the same receiver, whose content is a JSON object with the same `uuid`.
 
     Every method, also one with a Deferred, raises or fails with `Invalid` where the request can never be carried out:
     an id out of its range, content too long for a frame, nobody to tell. A Deferred fires with None once the message is
@@ -368,8 +368,8 @@ class IGroupChanges(Interface):
     be in force, but not announced: to ask for it again is safe, except for a `create` without a group id.
     Of members that are given twice the first counts.
 
-    What is announced of a super group stands in its timeline; who has just left it gets that in their own, and so do all
-    members of a group that is disbanded, or that becomes a super group.
+    What is announced of a super group stands in its timeline; who has just left it gets that in their own, and so do
+    all members of a group that is disbanded, or that becomes a super group.
     """
 
     def create(
@@ -387,8 +387,8 @@ class IGroupChanges(Interface):
         appid: int, group_id: int, members: Sequence[NewMember], inviter: Mapping[str, Any] | None
     ) -> Deferred[Group]:
         """``add_member`` for each of `members` who was none yet, with `inviter` in it as it is given (values that JSON
-        has). `Invalid` where they are so many, and the group so large, that this is too much at once (a million in all);
-        `remove` too."""
+        has). `Invalid` where they are so many, and the group so large, that a million or more would be told in all; so
+        is `remove`."""
 
     def remove(appid: int, group_id: int, uids: Collection[int]) -> Deferred[Group]:
         """``quit_group`` for each of `uids` who was a member, to them too."""

@@ -1,9 +1,10 @@
 """The domain: what is said, whether it may be said, and what follows from it.
 
-A module a family of commands (``auth``, ``keepalive``, ``peer``, ``group``, ``room``, ``customer``, ``sync``), each with
-a class whose methods carry out one command; ``table`` says which command is whose. ``posts`` and ``changes`` are the same
-for back ends. ``policy`` decides whether a sender may send, ``compose`` where a message stands, ``delivery`` how it
-reaches those it is for: one way for clients and for HTTP alike. ``backlog`` keeps large groups from everybody's way.
+A module a family of commands (``auth``, ``keepalive``, ``peer``, ``group``, ``room``, ``customer``, ``sync``), each
+with a class whose methods carry out one command; ``table`` says which command is whose. ``posts`` and ``changes`` are
+the same for back ends. ``policy`` decides whether a sender may send, ``compose`` where a message stands, ``delivery``
+how it reaches those it is for: one way for clients and for HTTP alike. ``backlog`` keeps large groups out of the way of
+everybody else.
 
 May not live here: sockets, SQL, a reactor. Everything comes in through `imserver.interfaces`.
 
