@@ -321,8 +321,8 @@ class IPosts(Interface):
     A `sender` of 0 is the app itself: nobody's timeline is the sender's then. Of ids that are given in a sequence,
     one that is there twice counts once.
 
-    What is posted again within 24 hours is stored and told once (protocol.md, Resending): an IM, GROUP_IM or CUSTOMER_V2
-    from the same sender to the same receiver, whose content is a JSON object with the same `uuid`.
+    What is posted again within 24 hours is stored and told once (protocol.md, Resending): an IM, GROUP_IM or
+    CUSTOMER_V2 from the same sender to the same receiver, whose content is a JSON object with the same `uuid`.
 
     Every method, also one with a Deferred, raises or fails with `Invalid` where the request can never be carried out:
     an id out of its range, content too long for a frame, nobody to tell. A Deferred fires with None once the message is
