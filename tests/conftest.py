@@ -14,7 +14,7 @@ pytest_plugins = ["pytester", "tests.leaks"]
 SEARCH = os.environ.get("IMSERVER_HYPOTHESIS", "quick")
 # Neither a deadline nor a check of speed: the machine may be busy, and a slow example is no wrong one.
 settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("soak", settings.get_profile("quick"), max_examples=20_000)
+settings.register_profile("soak", settings.get_profile("quick"), max_examples=2_000)
 settings.load_profile(SEARCH)
 
 
