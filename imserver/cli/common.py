@@ -1,4 +1,4 @@
-"""What all commands share: how they are called, how they wait, how they complain."""
+"""What all commands share: how they are called, and how they wait."""
 
 import json
 import os
@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imserver.cli.complaint import Complaint
+
 if TYPE_CHECKING:
     from imserver.cli.operator import Operator
-
-
-class Complaint(click.ClickException):
-    """What is wrong and what to do, in one line; imctl ends with exit status 1."""
 
 
 class Imctl:

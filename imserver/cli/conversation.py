@@ -15,7 +15,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from imserver.cli.common import Complaint, Imctl
+from imserver.cli.common import Imctl
+from imserver.cli.complaint import Complaint
 from imserver.cli.found import find_server
 from imserver.cli.interrupt import stopped_by_signal
 from imserver.cli.operator import operator_of

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from imserver.cli.common import Complaint
+from imserver.cli.complaint import Complaint
 
 
 class FoundServer(NamedTuple):

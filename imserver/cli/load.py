@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, First
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
-from imserver.cli.common import Complaint
+from imserver.cli.complaint import Complaint
 from imserver.client import Acknowledged, Address, Client, ClientError, State
 from imserver.protocol.messages import IM, Message
 

@@ -15,7 +15,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from imserver.cli.common import Complaint
+from imserver.cli.complaint import Complaint
 from imserver.cli.found import FoundServer, operator_key
 
 #: Seconds for one call; orders of many tokens take their caller's.

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from imserver.cli.common import Complaint, Imctl
+from imserver.cli.common import Imctl
+from imserver.cli.complaint import Complaint
 
 
 @click.command()

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import click
 
 from imserver.cli.accounts import APPID, UID
-from imserver.cli.common import Complaint, Imctl
+from imserver.cli.common import Imctl
+from imserver.cli.complaint import Complaint
 
 F = TypeVar("F", bound=Callable[..., Any])
 

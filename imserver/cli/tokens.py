@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from imserver.cli.common import Complaint
+from imserver.cli.complaint import Complaint
 from imserver.cli.operator import Operator
 from imserver.client.errors import SignInRefused
 

@@ -441,10 +441,6 @@ class Metadata(Message, frozen=True, gc=False):
     def encode(self, version: int) -> bytes:
         return _METADATA.pack(self.key, self.previous)
 
-    def frame(self, flag: int = 0) -> OutFrame:
-        body = _METADATA.pack(self.key, self.previous)
-        return OutFrame(Command.METADATA, flag, (body, body, body))
-
 
 #: Every command's class.
 MESSAGES: Final[dict[int, type[Message]]] = {

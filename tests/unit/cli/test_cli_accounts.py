@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from imserver.cli.common import Complaint
+from imserver.cli.complaint import Complaint
 from imserver.cli.operator import Operator
 from tests.fakes.admin import KEY, Asked, FakeAdmin, http_to
 from tests.fakes.server import now

@@ -11,7 +11,7 @@ from click.testing import Result
 from twisted.internet.defer import Deferred
 
 from imserver.cli.bench import _read_tokens
-from imserver.cli.common import Complaint
+from imserver.cli.complaint import Complaint
 from imserver.cli.load import Latencies, Load, Tally, describe, is_loopback
 from imserver.client import parse_address
 from imserver.protocol.commands import AckStatus, Command

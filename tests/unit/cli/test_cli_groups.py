@@ -13,7 +13,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from imserver.cli import operator
-from imserver.cli.common import Complaint, Imctl
+from imserver.cli.common import Imctl
+from imserver.cli.complaint import Complaint
 from imserver.cli.found import FoundServer
 from imserver.cli.operator import Operator
 from imserver.cli.root import imctl

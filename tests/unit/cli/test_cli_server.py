@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from imserver.cli.common import Complaint
+from imserver.cli.complaint import Complaint
 from imserver.cli.found import FoundServer, find_server, operator_key
 from imserver.cli.root import imctl, run
 from tests.fakes.admin import KEY, FakeAdmin

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from zope.interface.verify import verifyObject
 
-from imserver.cli.common import Complaint, Imctl
+from imserver.cli.common import Imctl
+from imserver.cli.complaint import Complaint
 from imserver.cli.conversation import Account, Chat, Terminal, print_messages, send_one
 from imserver.cli.operator import Operator
 from imserver.cli.tokens import with_token
